@@ -1,0 +1,61 @@
+// A model on disk, whatever its format: a configuration and named tensors under their Hugging Face names.
+// Opening maps files and checks structure; values are read on demand. Formats: a Hugging Face folder
+// (safetensors, one file or shards with an index), GGUF, llama2.c .bin.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/file.h"
+#include "core/json.h"
+
+namespace qad::checkpoint {
+
+enum class DType { f64, f32, f16, bf16, f8_e4m3, f8_e5m2, u8, i8, i16, i32, i64, boolean, other };
+std::string_view name_of(DType type);       // as safetensors spells it: "F32", "BF16", "F8_E4M3", ...
+std::size_t bytes_per_element(DType type);  // 0 for `other`
+
+// One tensor. `raw` is the mapped bytes when they are stored plainly under `dtype`; a GGUF block format has
+// `stored_as` ("Q4_1", ...) and dtype f32, and only read_f32 understands it.
+struct Tensor {
+  std::string name;
+  DType dtype = DType::f32;
+  std::vector<std::int64_t> shape;
+  std::span<const std::byte> raw;
+  std::string stored_as;
+  // Set when the stored rows must be read in another order or padded (GGUF q/k permutation, llama2.c): fills
+  // `elements()` floats. Empty for a plainly stored tensor.
+  std::shared_ptr<const std::function<void(float*)>> read;
+
+  std::int64_t elements() const;
+};
+
+class Checkpoint {
+ public:
+  fs::path path;
+  std::string format;                   // "safetensors", "gguf", "llama2.c"
+  Json config;                          // config.json, or the equivalent made from GGUF / llama2.c headers
+  Json generation_config;               // null when there is none
+  Json quantization;                    // hf_quant_config.json / quantization_config, null when unquantised
+  Json metadata;                        // GGUF key-values (tokenizer.ggml.*, ...); null elsewhere
+  std::map<std::string, Tensor> tensors;
+
+  bool has(const std::string& name) const { return tensors.contains(name); }
+  const Tensor& at(const std::string& name) const;  // throws Error naming the nearest existing name
+
+  std::vector<MappedFile> files;        // keeps the maps of `raw` alive
+};
+
+// Throws Error for a path that is none of the known formats, and for every malformed file.
+Checkpoint open(const fs::path& path);
+
+// Values as FP32, converting from the stored type. `out` holds t.elements() floats.
+void read_f32(const Tensor& t, float* out);
+
+}  // namespace qad::checkpoint

@@ -1,0 +1,30 @@
+// Writing a Hugging Face folder: tensors in safetensors shards, config.json and the companions (generation
+// config, tokenizer files) that other programs need beside the weights. The folder appears whole or not at all.
+#pragma once
+
+#include "checkpoint/checkpoint.h"
+
+namespace qad::checkpoint {
+
+// One tensor to be written. `fill` is called once, when its turn comes, and must write exactly the bytes of
+// dtype and shape: so a model never exists twice in memory.
+struct OutTensor {
+  std::string name;
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  std::function<void(std::byte* out)> fill;
+};
+
+struct OutFolder {
+  Json config;
+  Json generation_config;               // null: not written
+  Json hf_quant_config;                 // null: not written
+  std::vector<OutTensor> tensors;
+  std::vector<std::pair<std::string, std::string>> files;  // further files: name, content (tokenizer, README...)
+  std::int64_t max_shard_bytes = std::int64_t{5} << 30;
+};
+
+// Replaces `path` (see AtomicFolder).
+void write_folder(const fs::path& path, const OutFolder& folder);
+
+}  // namespace qad::checkpoint

@@ -1,0 +1,64 @@
+// Files: read whole, map, and write so that they appear whole or not at all (written beside, synced, renamed).
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace qad {
+
+namespace fs = std::filesystem;
+
+// A read-only memory map; copies share it. Throws Error naming the path and errno's text.
+class MappedFile {
+ public:
+  MappedFile() = default;
+  explicit MappedFile(const fs::path& path);
+  std::span<const std::byte> bytes() const;
+  std::string_view text() const;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
+  std::shared_ptr<const std::span<const std::byte>> map_;
+};
+
+std::string read_text(const fs::path& path);
+
+// Replaces `path` by `content` in one rename; on any failure `path` is as it was and the temporary is gone.
+void write_file(const fs::path& path, std::string_view content);
+
+// A file that grows beside its final name and takes it in commit(). Destroyed without commit, it vanishes.
+class AtomicFile {
+ public:
+  explicit AtomicFile(fs::path path);
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+  void write(const void* data, std::size_t bytes);  // throws Error on a full disk
+  void write(std::string_view text) { write(text.data(), text.size()); }
+  void commit();
+
+ private:
+  fs::path path_, temporary_;
+  int fd_ = -1;
+};
+
+// A folder that is filled beside its final name and takes it in commit(); an existing folder is replaced whole.
+class AtomicFolder {
+ public:
+  explicit AtomicFolder(fs::path path);
+  AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
+  ~AtomicFolder();
+  const fs::path& path() const { return temporary_; }  // write here
+  void commit();
+
+ private:
+  fs::path path_, temporary_;
+};
+
+}  // namespace qad
