@@ -1,0 +1,63 @@
+// Packing and mixing: documents cut and laid into sequences of seq_len tokens, and an endless,
+// seeded, resumable stream of batches from one or several data sets with weights.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "data/dataset.h"
+#include "models/model.h"
+
+namespace qad::data {
+
+// One micro-batch as the model and the loss want it.
+struct Batch {
+  models::Tokens tokens;
+  at::Tensor labels;   // int64 [T]: the next token of the same document (0 at its end)
+  at::Tensor weights;  // float [T]: 1 where the label counts
+  double targets = 0;  // sum of weights
+  std::vector<std::int64_t>
+      document;  // [T] index of the source document: standard errors over documents
+};
+
+// A sequence holds pieces of documents (document index, first token, tokens); pieces do not see
+// each other.
+struct Piece {
+  std::int64_t document, begin, length;
+};
+using Sequence = std::vector<Piece>;
+
+// Fills sequences of exactly seq_len tokens in document order; documents longer than what is left
+// are cut and go on in the next sequence. With pack = false each document is its own sequence, cut
+// at seq_len.
+std::vector<Sequence> pack(const std::vector<Document>& documents, std::int64_t seq_len,
+                           bool pack = true);
+
+Batch make_batch(const std::vector<Document>& documents,
+                 const std::vector<const Sequence*>& sequences);
+
+struct Source {
+  std::vector<Document> documents;
+  std::vector<Sequence> sequences;
+  double weight = 1;
+};
+
+// Draws sequences: a source by weight, then the next of a seeded shuffle of its sequences,
+// reshuffled each epoch. The k-th draw depends on the seed and k alone, so a run resumes by its
+// count of draws.
+class Stream {
+ public:
+  Stream(std::vector<Source> sources, std::uint64_t seed);
+  struct Draw {
+    std::size_t source, sequence;
+  };
+  Draw draw(std::int64_t k) const;
+  Batch batch(std::int64_t first_draw, std::int64_t sequences) const;
+  std::int64_t tokens_per_epoch() const;
+
+ private:
+  std::vector<Source> sources_;
+  std::uint64_t seed_;
+};
+
+}  // namespace qad::data

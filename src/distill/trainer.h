@@ -1,0 +1,101 @@
+// The training loop of QAD and QAT: teacher(x), student(x) -> head loss -> gradients -> master
+// weights -> requantised weights. Resumable to the same bits on a CPU; stops and saves at an
+// interrupt.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/batches.h"
+#include "models/model.h"
+#include "ops/head_loss.h"
+#include "quantize/policy.h"
+
+namespace qad::distill {
+
+enum class Schedule { constant, linear, cosine };
+
+struct TrainConfig {
+  std::int64_t steps = 300;
+  std::int64_t seq_len = 256, batch_sequences = 16;  // tokens a step = seq_len * batch_sequences
+  std::int64_t micro_sequences = 0;                  // sequences a micro-batch; 0: all at once
+  double learning_rate = 1e-5, final_fraction = 0.1;
+  std::int64_t warmup_steps = 20;
+  Schedule schedule = Schedule::cosine;
+  double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
+  ops::LossWeights loss;
+  std::uint64_t seed = 0;
+  std::int64_t validate_every = 0;  // steps; 0: only at the end
+  std::int64_t keep_best = 10;      // checkpoints kept by validation loss
+  std::int64_t save_every =
+      0;  // steps between resume points; 0: only at the end and at an interrupt
+  bool cache_teacher =
+      false;  // keep the teacher's final hidden states and reuse them in later epochs
+  std::string state_folder;  // resume points and kept masters; empty: keep in memory only
+};
+
+struct StepInfo {
+  std::int64_t step = 0, steps = 0;
+  double loss = 0, kl = 0, ce = 0, gradient_norm = 0, learning_rate = 0;
+  double tokens_per_second = 0;
+  std::int64_t tokens = 0;
+};
+struct Validation {
+  std::int64_t step = 0;
+  double loss = 0, kl = 0, ce = 0;
+};
+
+struct TrainResult {
+  std::int64_t steps_done = 0, tokens = 0;
+  double seconds = 0;
+  bool interrupted = false;
+  std::vector<Validation> validations;
+  std::vector<Validation> kept;  // the best by validation loss, best first
+};
+
+struct Callbacks {
+  std::function<void(const StepInfo&)> step;
+  std::function<void(const Validation&)> validation;
+  std::function<bool()> stop;  // asked after each step: true saves and returns
+};
+
+// Owns masters, moments and the kept candidates. `student` must be quantised already
+// (quantize::quantize), with `masters` the unquantised weights its values came from; `teacher` may
+// be null for pure cross-entropy (QAT).
+class Trainer {
+ public:
+  Trainer(models::Model& student, std::vector<at::Tensor> masters, const models::Model* teacher,
+          const quantize::Policy& policy, TrainConfig config);
+  ~Trainer();
+
+  // Resumes from config.state_folder when it holds a matching resume point (an Error says what
+  // differs).
+  TrainResult train(const data::Stream& stream, const std::vector<data::Batch>& validation,
+                    const Callbacks& callbacks);
+
+  // Puts the masters kept at `step` into the student (values requantised). Used for the report's
+  // checkpoint choice: evaluate each of TrainResult::kept, restore the best.
+  void restore(std::int64_t step);
+  const std::vector<at::Tensor>& masters() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+double learning_rate_at(const TrainConfig& config, std::int64_t step);
+
+// What a run will take, by kind, before it starts; the sum is the predicted peak (goal: within 10
+// %).
+struct MemoryPlan {
+  std::vector<std::pair<std::string, std::int64_t>> bytes;
+  std::int64_t total() const;
+};
+MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
+                       const TrainConfig& config);
+
+}  // namespace qad::distill

@@ -1,0 +1,124 @@
+// A decoder in memory: parameters under their Hugging Face names, and its forward pass over flat
+// tokens.
+//
+// A parameter's `value` is what the forward pass reads and the leaf where autograd leaves its
+// gradient. What is trained is what is shipped: while training, the optimiser keeps FP32 masters
+// and writes into `value` the BF16 rounding of the master, or its NVFP4 fake quantisation where a
+// policy says so (room quantize).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint.h"
+#include "models/config.h"
+#include "nvfp4/nvfp4.h"
+
+namespace qad::models {
+
+// One Hugging Face tensor inside a parameter: its rows follow those of the part before.
+struct Part {
+  std::string name;  // "model.layers.0.self_attn.q_proj.weight"
+  std::int64_t rows;
+};
+
+struct Parameter {
+  std::vector<Part> parts;
+  at::Tensor value;  // FP32 [rows, cols] or [rows]
+};
+
+// How a linear's weight and input are quantised. One weight, one global scale, one input scale: its
+// parts share them by construction.
+struct LinearQuant {
+  nvfp4::BlockScale weight_rule = nvfp4::BlockScale::max;
+  float weight_global = 1;            // weight_scale_2
+  std::optional<float> input_global;  // input_scale; absent: activations stay unquantised
+  nvfp4::BlockScale input_rule = nvfp4::BlockScale::max;  // what serving kernels do
+  // The forward pass counts here, so that clipping is reported and not guessed.
+  std::int64_t clipped = 0, seen = 0;
+};
+
+struct Linear {
+  std::string kind;  // "qkv", "o", "gate_up", "down", "lm_head": rows of the coverage table
+  int layer = -1;    // -1: outside the layers
+  Parameter weight;
+  std::optional<Parameter> bias;
+  std::unique_ptr<LinearQuant> quant;  // null: not quantised
+};
+
+struct Attention {
+  AttentionConfig config;
+  Linear qkv, output;
+  std::optional<Parameter> q_norm, k_norm;
+};
+
+struct Mlp {
+  MlpConfig config;
+  Linear gate_up, down;
+};
+
+struct Layer {
+  std::optional<Parameter> attention_norm;
+  std::optional<Attention> attention;
+  std::optional<Parameter> mlp_norm;
+  std::optional<Mlp> mlp;
+};
+
+struct Model {
+  ModelConfig config;
+  Parameter embedding;
+  std::vector<Layer> layers;
+  Parameter final_norm;
+  std::optional<Linear> head;     // absent when tied: the embedding serves
+  at::Tensor rope_cos, rope_sin;  // [positions, head_dim / 2], see forward.cpp
+
+  const at::Tensor& head_weight() const;  // [V, H]
+};
+
+// Flat tokens of several documents (ops/ops.h).
+struct Tokens {
+  at::Tensor ids;         // int64 [T]
+  at::Tensor positions;   // int64 [T], from 0 in each document
+  at::Tensor cu_seqlens;  // int32 [documents + 1]
+};
+Tokens tokens_of(const std::vector<std::vector<std::int32_t>>& documents);
+
+// Keys and values so far, for decoding one sequence a row; grows as needed.
+struct KvCache {
+  std::vector<at::Tensor> keys, values;  // per layer [kv_heads, capacity, head_dim]
+  std::int64_t length = 0;
+};
+
+// Sees the unquantised input of each linear (calibration).
+using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
+
+// Final-norm output [T, H]. Differentiable when the parameters require gradients. `observer` may be
+// empty.
+at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});
+// One sequence, tokens appended to `cache`: final-norm output [T, H] of the new tokens. Without
+// gradients.
+at::Tensor forward_cached(const Model& model, const at::Tensor& ids, KvCache& cache);
+// The head on hidden states (quantising them if the head is quantised): [T, V].
+at::Tensor logits(const Model& model, const at::Tensor& hidden);
+// The input of the head as its product reads it: fake-quantised if the head is. For ops::head_loss.
+at::Tensor head_input(const Model& model, const at::Tensor& hidden);
+
+// Every parameter in checkpoint order; every linear in checkpoint order.
+std::vector<Parameter*> parameters(Model& model);
+std::vector<Linear*> linears(Model& model);
+std::vector<const Linear*> linears(const Model& model);
+
+// Builds from config alone (all values zero-sized until loaded): names and shapes, for inspection
+// and planning.
+Model build(const ModelConfig& config);
+// Reads a checkpoint: plain weights, or NVFP4 ones dequantised with LinearQuant set, so that
+// forward() does what the deployed kernel does. Throws Error for missing, extra or misshapen
+// tensors and non-finite values, naming each.
+Model load(const checkpoint::Checkpoint& c);
+
+}  // namespace qad::models

@@ -1,0 +1,49 @@
+// Output heads and distillation loss as one operator over chunks of tokens: both logits of a chunk,
+// divergence, gradient, gone. Whole logits never exist (design decision 8); FP32 throughout.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace qad::ops {
+
+// A weighted sum of losses per target token, p = teacher, q = student, both softmax(logits /
+// temperature). Divergences are multiplied by temperature^2 (Hinton et al. 2015); mse is the mean
+// over the vocabulary of the squared logit difference; cross_entropy is on the labels at
+// temperature 1 (QAT).
+struct LossWeights {
+  double forward_kl = 1;      // KL(p || q), the report's loss
+  double reverse_kl = 0;      // KL(q || p)
+  double jensen_shannon = 0;  // (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2
+  double mse = 0;
+  double cross_entropy = 0;
+  double temperature = 1;
+};
+
+struct HeadInputs {
+  at::Tensor
+      student_hidden;  // [T, H], after the final norm (already fake-quantised if the head is)
+  at::Tensor student_weight;  // [V, H]
+  at::Tensor teacher_hidden;  // [T, Ht]; undefined: no teacher, only cross-entropy is possible
+  at::Tensor teacher_weight;  // [V, Ht]
+  at::Tensor labels;          // int64 [T]: the token that follows
+  at::Tensor weights;         // float [T]: 0 leaves a position out
+};
+
+struct HeadOutputs {
+  at::Tensor
+      loss;  // scalar, differentiable: sum over tokens of weight * loss, divided by `normalizer`
+  // per token, without gradient, at temperature 1; zero where weights are zero:
+  at::Tensor kl;          // KL(teacher || student), nats; undefined without teacher
+  at::Tensor ce;          // student's cross-entropy on the labels
+  at::Tensor teacher_ce;  // undefined without teacher
+  at::Tensor agree;       // 1 where the two argmax agree; undefined without teacher
+};
+
+// Gradients flow to student_hidden and student_weight. `normalizer` is usually the number of target
+// tokens of the whole optimiser step, so that micro-batches add up.
+HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double normalizer,
+                      std::int64_t chunk_tokens = 0);
+
+}  // namespace qad::ops

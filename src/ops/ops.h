@@ -1,0 +1,45 @@
+// Operators with a forward and a backward, on FP32 CPU tensors. Tokens are flat: T tokens of all
+// documents of a batch in one dimension, document i being rows [cu_seqlens[i], cu_seqlens[i+1]); so
+// packed documents never see each other and no padding is computed. Each operator is declared once
+// to PyTorch's dispatcher (TORCH_LIBRARY qad) and implemented here for the CPU; these functions are
+// its C++ face, differentiable by autograd.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "nvfp4/nvfp4.h"
+
+namespace qad::ops {
+
+// rows of weight [V, H] for ids int64 [T] -> [T, H]
+at::Tensor embedding(const at::Tensor& weight, const at::Tensor& ids);
+
+// y = x W^T + b: x [T, K], weight [N, K], bias [N] or undefined -> [T, N]
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+
+// nvfp4::fake_quantize along the last dimension; the gradient passes straight through (design
+// decision 7). `clipped`, if given, grows by the number of values beyond 2688 * global.
+at::Tensor fake_quantize(const at::Tensor& x, double global, nvfp4::BlockScale rule,
+                         std::int64_t* clipped = nullptr);
+
+// w * x / sqrt(mean(x^2) + eps) over the last dimension
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+
+// Rotary embedding, half-split pairs (i, i + D/2). x [T, heads_total, D] of which the first
+// `rotated` heads are turned and the rest copied; cos and sin [P, D/2] are rows picked by positions
+// int64 [T].
+at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin,
+                const at::Tensor& positions, std::int64_t rotated);
+
+// Causal attention within documents. qkv [T, heads + 2 kv_heads, D] (queries, keys, values) -> [T,
+// heads * D]; cu_seqlens int32 [documents + 1]. Query head h reads kv head h / (heads / kv_heads).
+at::Tensor attention(const at::Tensor& qkv, const at::Tensor& cu_seqlens, std::int64_t heads,
+                     std::int64_t kv_heads, double scale);
+
+// silu(gate) * up: gate_up [T, 2F] (gate first) -> [T, F]
+at::Tensor swiglu(const at::Tensor& gate_up);
+
+}  // namespace qad::ops

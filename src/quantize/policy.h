@@ -1,0 +1,49 @@
+// Which matrices become NVFP4: a list of rules over Hugging Face names, later rules win (as
+// ModelOpt's quant_cfg), with presets for the usual choices.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+
+namespace qad::quantize {
+
+struct Rule {
+  std::string pattern;  // glob over the linear's Hugging Face names without ".weight":
+                        // "*.self_attn.*", "lm_head"
+  bool quantize = false;
+  std::string why;  // said in the coverage table
+};
+
+struct Policy {
+  std::vector<Rule> rules;            // start: every linear but lm_head is quantised
+  int keep_first = 0, keep_last = 0;  // layers left in BF16
+  bool activations = true;            // false: weight-only (W4A16)
+  nvfp4::GlobalScale global = nvfp4::GlobalScale::pow2;
+  nvfp4::BlockScale weights = nvfp4::BlockScale::max;
+  nvfp4::BlockScale inputs = nvfp4::BlockScale::max;
+  double input_headroom = 1;  // input scales are for this multiple of the calibrated amax
+};
+
+// "nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only", ...; throws Error naming the presets.
+Policy preset(const std::string& name);
+
+// Whether `linear` is quantised and why not. All parts must agree; a mixed verdict is an Error.
+struct Verdict {
+  bool quantize;
+  std::string why;  // empty when quantised
+};
+Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers);
+
+// One row per linear kind and outcome.
+struct CoverageRow {
+  std::string kind;
+  std::int64_t tensors = 0, parameters = 0, bytes_before = 0, bytes_after = 0;
+  bool quantized = false;
+  std::string why;
+};
+std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy);
+std::string coverage_table(const std::vector<CoverageRow>& rows);
+
+}  // namespace qad::quantize
