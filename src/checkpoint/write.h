@@ -1,13 +1,14 @@
-// Writing a Hugging Face folder: tensors in safetensors shards, config.json and the companions (generation
-// config, tokenizer files) that other programs need beside the weights. The folder appears whole or not at all.
+// Writing a Hugging Face folder: tensors in safetensors shards, config.json and the companions
+// (generation config, tokenizer files) that other programs need beside the weights. The folder
+// appears whole or not at all.
 #pragma once
 
 #include "checkpoint/checkpoint.h"
 
 namespace qad::checkpoint {
 
-// One tensor to be written. `fill` is called once, when its turn comes, and must write exactly the bytes of
-// dtype and shape: so a model never exists twice in memory.
+// One tensor to be written. `fill` is called once, when its turn comes, and must write exactly the
+// bytes of dtype and shape: so a model never exists twice in memory.
 struct OutTensor {
   std::string name;
   DType dtype;
@@ -17,10 +18,11 @@ struct OutTensor {
 
 struct OutFolder {
   Json config;
-  Json generation_config;               // null: not written
-  Json hf_quant_config;                 // null: not written
+  Json generation_config;  // null: not written
+  Json hf_quant_config;    // null: not written
   std::vector<OutTensor> tensors;
-  std::vector<std::pair<std::string, std::string>> files;  // further files: name, content (tokenizer, README...)
+  std::vector<std::pair<std::string, std::string>>
+      files;  // further files: name, content (tokenizer, README...)
   std::int64_t max_shard_bytes = std::int64_t{5} << 30;
 };
 

@@ -1,0 +1,178 @@
+// Reading checks everything that a consumer would silently get wrong: a NaN block scale or a global
+// scale of zero turns a whole matrix into NaN at the first product.
+#include "checkpoint/nvfp4_tensors.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "checkpoint/dtype.h"
+#include "core/error.h"
+#include "nvfp4/nvfp4.h"
+
+namespace qad::checkpoint {
+namespace {
+
+constexpr std::string_view kRead = "load_nvfp4";
+constexpr std::int64_t kGroup = nvfp4::kBlock;
+
+std::string describe(const Tensor& t) {
+  return fmt::format("{} {}", t.stored_as.empty() ? name_of(t.dtype) : t.stored_as,
+                     shape_text(t.shape));
+}
+
+const Tensor& part(const Checkpoint& c, const std::string& linear, const char* suffix) {
+  const auto it = c.tensors.find(linear + suffix);
+  check(it != c.tensors.end(), kRead, "{}: {}.weight is NVFP4, but {}{} is missing",
+        c.path.string(), linear, linear, suffix);
+  return it->second;
+}
+
+float read_scale(const Checkpoint& c, const std::string& linear, const char* suffix) {
+  const Tensor& t = part(c, linear, suffix);
+  check(t.shape.empty() || (t.shape.size() == 1 && t.shape[0] == 1), kRead,
+        "{}: expected one number, found {}", t.name, describe(t));
+  float value = 0;
+  read_f32(t, &value);
+  check(std::isfinite(value) && value > 0, kRead, "{}: expected a finite positive scale, found {}",
+        t.name, value);
+  return value;
+}
+
+bool is_float(DType type) {
+  return type == DType::f32 || type == DType::bf16 || type == DType::f16 || type == DType::f64;
+}
+
+[[noreturn]] void fail_unsupported(const std::string& name, const std::string& algo) {
+  fail(kRead,
+       "{}: quantised as {}; expected NVFP4 or W4A16_NVFP4 in ModelOpt's layout, or an unquantised "
+       "weight",
+       name, algo);
+}
+
+std::optional<std::string> unsupported_algo(const Checkpoint& c, const Quantization& q,
+                                            const std::string& name) {
+  if (c.has(name + ".weight_packed")) return "compressed-tensors";
+  const std::string algo = q.algo_of(name);
+  if (algo.empty() || algo == "NVFP4" || algo == "W4A16_NVFP4") return std::nullopt;
+  return algo;
+}
+
+}  // namespace
+
+std::optional<Nvfp4Weight> find_nvfp4(const Checkpoint& c, const std::string& name) {
+  if (c.quantization.is_null() && !c.has(name + ".weight_scale") && !c.has(name + ".weight_packed"))
+    return std::nullopt;
+  const Quantization q = read_quantization(c.quantization);
+  const auto other = unsupported_algo(c, q, name);
+  if (!c.has(name + ".weight") && other) fail_unsupported(name, *other);
+  const Tensor& weight = c.at(name + ".weight");
+  if (is_float(weight.dtype) && !c.has(name + ".weight_scale")) return std::nullopt;
+  if (other) fail_unsupported(name, *other);
+  if (weight.dtype != DType::u8) fail_unsupported(name, describe(weight) + " with a weight_scale");
+
+  check(weight.shape.size() == 2, kRead, "{}: expected U8 [rows, columns/2], found {}", weight.name,
+        describe(weight));
+  Nvfp4Weight w;
+  w.name = name;
+  w.rows = weight.shape[0];
+  check(weight.shape[1] % (kGroup / 2) == 0 && weight.shape[1] > 0, kRead,
+        "{}: expected columns in blocks of 16 (8 bytes), found {}", weight.name, describe(weight));
+  w.cols = weight.shape[1] * 2;
+  check(q.group_size == 0 || q.group_size == kGroup || q.algo == "MIXED_PRECISION", kRead,
+        "{}: expected group_size 16, found {}", c.path.string(), q.group_size);
+
+  const Tensor& scales = part(c, name, ".weight_scale");
+  const std::vector<std::int64_t> expected{w.rows, w.cols / kGroup};
+  check(scales.dtype == DType::f8_e4m3 && scales.shape == expected, kRead,
+        "{}: expected F8_E4M3 {}, found {}", scales.name, shape_text(expected), describe(scales));
+  w.codes = weight.raw;
+  w.scales = scales.raw;
+  // 0x7F is NaN; the sign bit is always 0 (other formats use it as a selector).
+  const auto bad = std::find_if(w.scales.begin(), w.scales.end(),
+                                [](std::byte b) { return b >= std::byte{0x7F}; });
+  check(bad == w.scales.end(), kRead,
+        "{}: expected finite scales without sign, found byte 0x{:02X} at {}", scales.name,
+        bad == w.scales.end() ? 0 : std::to_integer<int>(*bad), bad - w.scales.begin());
+
+  w.global_scale = read_scale(c, name, ".weight_scale_2");
+  const std::string algo = q.algo_of(name);
+  if (algo == "NVFP4" || (algo.empty() && c.has(name + ".input_scale")))
+    w.input_scale = read_scale(c, name, ".input_scale");
+  return w;
+}
+
+void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
+                  std::int64_t cols, float global_scale, std::optional<float> input_scale,
+                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
+  check(cols % kGroup == 0, "write_nvfp4",
+        "{}: expected columns in blocks of 16, found [{}, {}]; leave it unquantised", name, rows,
+        cols);
+  for (const float scale : {global_scale, input_scale.value_or(1.0f)})
+    check(std::isfinite(scale) && scale > 0, "write_nvfp4",
+          "{}: expected finite positive scales, found {}", name, scale);
+
+  // One call makes codes and scales, which are written one after the other: the first to be asked
+  // for makes both.
+  struct Parts {
+    std::vector<std::uint8_t> codes, scales;
+  };
+  const auto parts = std::make_shared<Parts>();
+  const auto give = [parts, fill = std::move(fill), rows,
+                     cols](std::vector<std::uint8_t> Parts::*which) {
+    return [=](std::byte* bytes) {
+      if (parts->codes.empty() && parts->scales.empty()) {
+        parts->codes.resize(static_cast<std::size_t>(rows * cols / 2));
+        parts->scales.resize(static_cast<std::size_t>(rows * cols / kGroup));
+        fill(parts->codes.data(), parts->scales.data());
+      }
+      const std::vector<std::uint8_t> wanted = std::exchange((*parts).*which, {});
+      std::copy(wanted.begin(), wanted.end(), reinterpret_cast<std::uint8_t*>(bytes));
+    };
+  };
+  const auto scalar = [](float value) {
+    return [value](std::byte* bytes) {
+      std::copy_n(reinterpret_cast<const std::byte*>(&value), sizeof(value), bytes);
+    };
+  };
+  out.push_back({name + ".weight", DType::u8, {rows, cols / 2}, give(&Parts::codes)});
+  out.push_back(
+      {name + ".weight_scale", DType::f8_e4m3, {rows, cols / kGroup}, give(&Parts::scales)});
+  out.push_back({name + ".weight_scale_2", DType::f32, {}, scalar(global_scale)});
+  if (input_scale) out.push_back({name + ".input_scale", DType::f32, {}, scalar(*input_scale)});
+}
+
+QuantConfigs quant_configs(const std::vector<std::string>& excluded, bool weight_only) {
+  std::vector<std::string> names = excluded;
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+
+  // The name is part of the format, not a claim of authorship: TensorRT-LLM takes the flat form
+  // only from producer "modelopt" (or a quant_method that starts so), and vLLM and SGLang choose
+  // their loader by it. The version is that of the layout we write.
+  const Json producer = {{"name", "modelopt"}, {"version", "0.47.0"}};
+  const char* algo = weight_only ? "W4A16_NVFP4" : "NVFP4";
+  const Json operand = {
+      {"dynamic", false}, {"num_bits", 4}, {"type", "float"}, {"group_size", kGroup}};
+
+  QuantConfigs configs;
+  configs.hf_quant_config["producer"] = producer;
+  configs.hf_quant_config["quantization"] = {{"quant_algo", algo},
+                                             {"kv_cache_quant_algo", nullptr},
+                                             {"group_size", kGroup},
+                                             {"exclude_modules", names}};
+
+  Json group;
+  if (!weight_only) group["input_activations"] = operand;
+  group["weights"] = operand;
+  group["targets"] = Json::array({"Linear"});
+  Json& flat = configs.quantization_config;
+  flat["config_groups"]["group_0"] = std::move(group);
+  flat["ignore"] = names;
+  flat["quant_algo"] = algo;
+  flat["group_size"] = kGroup;  // not ModelOpt's: SGLang and TensorRT-LLM look here first
+  flat["producer"] = producer;
+  flat["quant_method"] = "modelopt";
+  return configs;
+}
+
+}  // namespace qad::checkpoint

@@ -1,0 +1,145 @@
+// Streams one tensor at a time: memory is that of the largest tensor, however large the model.
+#include "checkpoint/write.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "checkpoint/dtype.h"
+#include "core/error.h"
+
+namespace qad::checkpoint {
+namespace {
+
+constexpr std::string_view kOperation = "write_folder";
+
+using Shard = std::vector<const OutTensor*>;
+
+std::int64_t bytes_of(const OutTensor& t) {
+  const std::size_t width = bytes_per_element(t.dtype);
+  const auto count = count_elements(t.shape);
+  std::int64_t bytes = 0;
+  check(width > 0 && count &&
+            !__builtin_mul_overflow(*count, static_cast<std::int64_t>(width), &bytes),
+        kOperation, "{}: cannot write {} {}", t.name, name_of(t.dtype), shape_text(t.shape));
+  return bytes;
+}
+
+std::string_view module_of(const OutTensor& t) {
+  return std::string_view(t.name).substr(0, t.name.rfind('.'));
+}
+
+// Fills shards in order. Tensors of one module (X.weight, X.weight_scale, X.bias) stay together:
+// lazy loaders look for the siblings of a weight in its own shard. Within a shard the widest types
+// come first, so that every tensor is aligned to its type.
+std::vector<Shard> plan_shards(const std::vector<OutTensor>& tensors, std::int64_t max_bytes) {
+  std::vector<Shard> shards(1);
+  std::int64_t used = 0;
+  for (std::size_t i = 0; i < tensors.size();) {
+    std::size_t end = i;
+    std::int64_t bytes = 0;
+    for (; end < tensors.size() && module_of(tensors[end]) == module_of(tensors[i]); ++end)
+      bytes += bytes_of(tensors[end]);
+    if (!shards.back().empty() && used + bytes > max_bytes) {
+      shards.emplace_back();
+      used = 0;
+    }
+    used += bytes;
+    for (; i < end; ++i) shards.back().push_back(&tensors[i]);
+  }
+  for (Shard& shard : shards)
+    std::stable_sort(shard.begin(), shard.end(), [](const OutTensor* a, const OutTensor* b) {
+      return bytes_per_element(a->dtype) > bytes_per_element(b->dtype);
+    });
+  return shards;
+}
+
+std::string header_of(const Shard& shard) {
+  Json header;
+  header["__metadata__"] = {{"format", "pt"}};  // Transformers refuses files without it
+  std::int64_t at = 0;
+  for (const OutTensor* t : shard) {
+    const std::int64_t end = at + bytes_of(*t);
+    header[t->name] = {
+        {"dtype", name_of(t->dtype)}, {"shape", t->shape}, {"data_offsets", {at, end}}};
+    at = end;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  return text;
+}
+
+void write_shard(const fs::path& path, const Shard& shard) {
+  AtomicFile file(path);
+  const std::string header = header_of(shard);
+  const std::uint64_t length = header.size();
+  file.write(&length, sizeof(length));
+  file.write(header);
+  std::vector<std::byte> buffer;
+  for (const OutTensor* t : shard) {
+    buffer.resize(static_cast<std::size_t>(bytes_of(*t)));
+    t->fill(buffer.data());
+    file.write(buffer.data(), buffer.size());
+  }
+  file.commit();
+}
+
+void write_weights(const fs::path& folder, const std::vector<Shard>& shards) {
+  if (shards.size() == 1) return write_shard(folder / "model.safetensors", shards[0]);
+  std::int64_t total = 0;
+  std::map<std::string, std::string> weight_map;
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+    write_shard(folder / name, shards[i]);
+    for (const OutTensor* t : shards[i]) {
+      weight_map[t->name] = name;
+      total += bytes_of(*t);
+    }
+  }
+  const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
+  write_file(folder / "model.safetensors.index.json", to_text(index));
+}
+
+void check_names(const OutFolder& folder) {
+  std::set<std::string_view> names;
+  for (const OutTensor& t : folder.tensors)
+    check(names.insert(t.name).second, kOperation, "tensor {} is to be written twice", t.name);
+  std::set<std::string_view> files{"config.json", "generation_config.json", "hf_quant_config.json"};
+  for (const auto& [name, content] : folder.files)
+    check(!name.empty() && name.find('/') == name.npos && name != "." && name != ".." &&
+              files.insert(name).second,
+          kOperation, "cannot write a further file called \"{}\"", name);
+}
+
+// A disk that is too small should say so before an hour's work is quantised, not after.
+void check_space(const fs::path& folder, const OutFolder& out) {
+  std::uintmax_t need = 0;
+  for (const OutTensor& t : out.tensors) need += static_cast<std::uintmax_t>(bytes_of(t));
+  for (const auto& [name, content] : out.files) need += content.size();
+  std::error_code error;
+  const auto space = fs::space(folder, error);
+  check(error || space.available >= need, kOperation,
+        "{}: {} bytes are needed, the disk has {} left; nothing was written", folder.string(), need,
+        space.available);
+}
+
+}  // namespace
+
+void write_folder(const fs::path& path, const OutFolder& folder) {
+  check(folder.config.is_object(), kOperation, "{}: expected an object as config.json",
+        path.string());
+  check_names(folder);
+  const std::vector<Shard> shards = plan_shards(folder.tensors, folder.max_shard_bytes);
+  AtomicFolder out(path);
+  check_space(out.path(), folder);
+  write_file(out.path() / "config.json", to_text(folder.config));
+  if (!folder.generation_config.is_null())
+    write_file(out.path() / "generation_config.json", to_text(folder.generation_config));
+  if (!folder.hf_quant_config.is_null())
+    write_file(out.path() / "hf_quant_config.json", to_text(folder.hf_quant_config));
+  for (const auto& [name, content] : folder.files) write_file(out.path() / name, content);
+  write_weights(out.path(), shards);
+  out.commit();
+}
+
+}  // namespace qad::checkpoint
