@@ -14,21 +14,26 @@ namespace qad::data {
 
 struct Document {
   std::vector<text::TokenId> ids;
-  std::vector<std::uint8_t>
-      counts;  // counts[i]: ids[i] is a target (predicted from what precedes it)
+  // counts[i]: ids[i] is a target (predicted from what precedes it; ids[0] is never predicted).
+  std::vector<std::uint8_t> counts;
 };
 
 enum class Mask { all, assistant };  // every token, or only what the assistant says
 
 struct RenderOptions {
   Mask mask = Mask::all;
-  bool calibration =
-      false;  // one line of a .jsonl (or one document of a .txt) is one sequence, unpacked
+  bool eos = true;  // plain texts end with EOS, where the tokenizer has one (chats: the template's)
+  std::int64_t max_documents = 0;  // read no more than the first n; 0: all
 };
 
-// .txt: documents separated by <|endoftext|>, each encoded with BOS (and EOS, where the tokenizer
-// has one). .jsonl: a line has `text`, or `messages` (rendered by the chat template), or `prompt`
-// and `response`. Throws Error "[read_data] FILE:LINE: ..." for empty files and malformed lines.
+// .txt: documents separated by <|endoftext|>, trimmed, empty ones skipped; each is encoded with
+// what the tokenizer's post-processor adds (BOS), then EOS. .jsonl, by the keys of each line:
+//   text                a plain text, as above but untrimmed
+//   messages [, tools]  rendered by the chat template and encoded without further special tokens
+//   prompt, response    a chat of two messages; without a chat template the two texts joined, as
+//                       a plain text
+// Throws Error "[read_data] FILE:LINE: ..." for empty files, empty or malformed lines, a chat
+// without a chat template, and an assistant mask over texts that have no assistant.
 std::vector<Document> read_documents(const fs::path& file, const text::Tokenizer& tokenizer,
                                      const RenderOptions& options = {});
 
