@@ -1,0 +1,90 @@
+// Embedding: rows of a table by token id. The gradient is dense, since the table is usually the
+// head's weight too.
+#include <cstring>
+
+#include "ops/dispatch.h"
+#include "ops/ops.h"
+
+namespace qad::ops {
+namespace {
+
+using at::Tensor;
+
+Tensor embedding_cpu(const Tensor& weight, const Tensor& ids) {
+  check_floats(weight, 2, "embedding", "weight");
+  check_ints(ids, at::kLong, "embedding", "ids");
+  const std::int64_t rows = weight.size(0), cols = weight.size(1), tokens = ids.numel();
+  const Tensor w = weight.contiguous(), i = ids.contiguous();
+  Tensor out = at::empty({tokens, cols}, weight.options());
+  const float* from = w.const_data_ptr<float>();
+  const std::int64_t* id = i.const_data_ptr<std::int64_t>();
+  float* to = out.data_ptr<float>();
+  for (std::int64_t t = 0; t < tokens; ++t)
+    check(id[t] >= 0 && id[t] < rows, "embedding",
+          "token {} has id {}: expected 0 to {}; is the tokenizer from this checkpoint?", t, id[t],
+          rows - 1);
+  at::parallel_for(0, tokens, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t)
+      std::memcpy(to + t * cols, from + id[t] * cols, cols * sizeof(float));
+  });
+  return out;
+}
+
+// Each thread owns a range of columns and adds all tokens in order, so that the sum does not depend
+// on the number of threads.
+Tensor embedding_backward_cpu(const Tensor& grad, const Tensor& ids, std::int64_t rows) {
+  const std::int64_t cols = grad.size(1), tokens = ids.numel();
+  const Tensor g = grad.contiguous(), i = ids.contiguous();
+  Tensor out = at::zeros({rows, cols}, grad.options());
+  const float* from = g.const_data_ptr<float>();
+  const std::int64_t* id = i.const_data_ptr<std::int64_t>();
+  float* to = out.data_ptr<float>();
+  at::parallel_for(0, cols, row_grain(tokens), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const float* a = from + t * cols;
+      float* b = to + id[t] * cols;
+      for (std::int64_t c = begin; c < end; ++c) b[c] += a[c];
+    }
+  });
+  return out;
+}
+
+TORCH_LIBRARY_FRAGMENT(qad, m) {
+  m.def("embedding(Tensor weight, Tensor ids) -> Tensor");
+  m.def("embedding_backward(Tensor grad, Tensor ids, int rows) -> Tensor");
+}
+TORCH_LIBRARY_IMPL(qad, CPU, m) {
+  m.impl("embedding", embedding_cpu);
+  m.impl("embedding_backward", embedding_backward_cpu);
+}
+TORCH_LIBRARY_IMPL(qad, Autograd, m) {
+  m.impl("embedding", embedding);
+}
+
+Tensor forward(const Tensor& weight, const Tensor& ids) {
+  static const auto op = find_op<decltype(embedding_cpu)>("qad::embedding");
+  return call_kernel(op, weight, ids);
+}
+
+struct Embedding : torch::autograd::Function<Embedding> {
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& weight,
+                        const Tensor& ids) {
+    ctx->save_for_backward({ids});
+    ctx->saved_data["rows"] = weight.size(0);
+    return ops::forward(weight, ids);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
+    static const auto op = find_op<decltype(embedding_backward_cpu)>("qad::embedding_backward");
+    const Tensor ids = ctx->get_saved_variables()[0];
+    return {call_kernel(op, grads[0], ids, ctx->saved_data["rows"].toInt()), Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor embedding(const Tensor& weight, const Tensor& ids) {
+  return recording({&weight}) ? Embedding::apply(weight, ids) : forward(weight, ids);
+}
+
+}  // namespace qad::ops

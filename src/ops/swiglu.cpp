@@ -1,0 +1,99 @@
+// SwiGLU on the joined gate and up projections: silu(gate) * up, in one pass each way.
+#include "ops/dispatch.h"
+#include "ops/ops.h"
+#include "ops/simd.h"
+
+namespace qad::ops {
+namespace {
+
+using at::Tensor;
+
+HWY_INLINE FloatVec sigmoid(FloatTag d, FloatVec x) {
+  const auto one = hn::Set(d, 1.0f);
+  return hn::Div(one, hn::Add(one, exp(d, hn::Neg(x))));
+}
+
+Tensor swiglu_cpu(const Tensor& gate_up) {
+  check_floats(gate_up, 2, "swiglu", "gate_up");
+  check(gate_up.size(1) % 2 == 0, "swiglu", "gate_up: expected an even number of columns, found {}",
+        gate_up.size(1));
+  const Tensor in = gate_up.contiguous();
+  const std::int64_t rows = in.size(0), cols = in.size(1) / 2;
+  Tensor out = at::empty({rows, cols}, in.options());
+  const float* from = in.const_data_ptr<float>();
+  float* to = out.data_ptr<float>();
+  at::parallel_for(0, rows, row_grain(2 * cols), [&](std::int64_t begin, std::int64_t end) {
+    const FloatTag d;
+    for (std::int64_t r = begin; r < end; ++r) {
+      const float *gate = from + r * 2 * cols, *up = gate + cols;
+      float* y = to + r * cols;
+      for_lanes(d, cols, [&](std::int64_t i, std::int64_t n) {
+        const auto g = load(d, gate + i, n);
+        store(d, hn::Mul(hn::Mul(g, sigmoid(d, g)), load(d, up + i, n)), y + i, n);
+      });
+    }
+  });
+  return out;
+}
+
+// With s = sigmoid(g): d gate = dy up s (1 + g (1 - s)), d up = dy g s.
+Tensor swiglu_backward_cpu(const Tensor& grad, const Tensor& gate_up) {
+  const Tensor in = gate_up.contiguous(), gy = grad.contiguous();
+  const std::int64_t rows = in.size(0), cols = in.size(1) / 2;
+  Tensor out = at::empty_like(in);
+  const float *from = in.const_data_ptr<float>(), *dy = gy.const_data_ptr<float>();
+  float* to = out.data_ptr<float>();
+  at::parallel_for(0, rows, row_grain(2 * cols), [&](std::int64_t begin, std::int64_t end) {
+    const FloatTag d;
+    const auto one = hn::Set(d, 1.0f);
+    for (std::int64_t r = begin; r < end; ++r) {
+      const float *gate = from + r * 2 * cols, *up = gate + cols, *g_out = dy + r * cols;
+      float *d_gate = to + r * 2 * cols, *d_up = d_gate + cols;
+      for_lanes(d, cols, [&](std::int64_t i, std::int64_t n) {
+        const auto g = load(d, gate + i, n), s = sigmoid(d, g);
+        const auto ds = hn::Mul(load(d, g_out + i, n), s);
+        store(d, hn::Mul(ds, g), d_up + i, n);
+        const auto slope = hn::MulAdd(g, hn::Sub(one, s), one);
+        store(d, hn::Mul(hn::Mul(ds, load(d, up + i, n)), slope), d_gate + i, n);
+      });
+    }
+  });
+  return out;
+}
+
+TORCH_LIBRARY_FRAGMENT(qad, m) {
+  m.def("swiglu(Tensor gate_up) -> Tensor");
+  m.def("swiglu_backward(Tensor grad, Tensor gate_up) -> Tensor");
+}
+TORCH_LIBRARY_IMPL(qad, CPU, m) {
+  m.impl("swiglu", swiglu_cpu);
+  m.impl("swiglu_backward", swiglu_backward_cpu);
+}
+TORCH_LIBRARY_IMPL(qad, Autograd, m) {
+  m.impl("swiglu", swiglu);
+}
+
+Tensor forward(const Tensor& gate_up) {
+  static const auto op = find_op<decltype(swiglu_cpu)>("qad::swiglu");
+  return call_kernel(op, gate_up);
+}
+
+struct Swiglu : torch::autograd::Function<Swiglu> {
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& gate_up) {
+    ctx->save_for_backward({gate_up});
+    return ops::forward(gate_up);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
+    static const auto op = find_op<decltype(swiglu_backward_cpu)>("qad::swiglu_backward");
+    return {call_kernel(op, grads[0], ctx->get_saved_variables()[0])};
+  }
+};
+
+}  // namespace
+
+Tensor swiglu(const Tensor& gate_up) {
+  return recording({&gate_up}) ? Swiglu::apply(gate_up) : forward(gate_up);
+}
+
+}  // namespace qad::ops
