@@ -1,8 +1,10 @@
-// The NVFP4 number format: the one definition of its rounding and scales that everything else calls. What is
-// trained is what is shipped: fake_quantize(x) == dequantize(quantize(x)), bit for bit.
+// The NVFP4 number format: the one definition of its rounding and scales that everything else
+// calls. What is trained is what is shipped: fake_quantize(x) == dequantize(quantize(x)), bit for
+// bit.
 //
-// A matrix [rows, cols], row-major: each 16 consecutive values of a row share an E4M3 block scale s, the whole
-// matrix an FP32 global scale g; value = e2m1(code) * (e4m3(s) * g). Sources: the QAD report; NUMERICS.md.
+// A matrix [rows, cols], row-major: each 16 consecutive values of a row share an E4M3 block scale
+// s, the whole matrix an FP32 global scale g; value = e2m1(code) * (e4m3(s) * g). Sources: the QAD
+// report; NUMERICS.md.
 #pragma once
 
 #include <cstddef>
@@ -16,20 +18,28 @@ namespace qad::nvfp4 {
 inline constexpr int kBlock = 16;
 inline constexpr float kE2M1Max = 6.0f;
 inline constexpr float kE4M3Max = 448.0f;
+inline constexpr float kE4M3Min = 0x1p-9f;  // the smallest block scale ever written
 
-// How the global scale follows from the largest magnitude (amax) of the matrix. pow2 rounds amax/2688 up to a
-// power of two, so that every dequantised value is exact in BF16; amax is ModelOpt's amax/2688.
+// Global scales never fall below this: from here on every value but zero is a normal BF16 and FP32
+// number.
+inline constexpr float kMinGlobal = 0x1p-116f;
+
+// How the global scale follows from the largest magnitude (amax) of the matrix. pow2 rounds
+// amax/2688 up to a power of two, so that every dequantised value is exact in BF16; amax is
+// ModelOpt's amax/2688.
 enum class GlobalScale { pow2, amax };
 
-// How a block's E4M3 scale is chosen. max: the largest magnitude maps to 6. mse: of the 126 positive finite E4M3
-// values the one with the least squared error. four_over_six: the better of mapping the largest to 6 or to 4.
+// How a block's E4M3 scale is chosen. max: the largest magnitude maps to 6. mse: of the 126
+// positive finite E4M3 values the one with the least squared error. four_over_six: the better of
+// mapping the largest to 6 or to 4.
 enum class BlockScale { max, mse, four_over_six };
 
 std::uint8_t e4m3_encode(float x);  // round to nearest even, saturating at +-448; NaN -> 0x7F
 float e4m3_decode(std::uint8_t code);
-std::uint8_t e2m1_encode(float x);  // round to nearest even code, saturating at +-6; -0.0 -> 0, tiny negatives -> 8
+std::uint8_t e2m1_encode(
+    float x);  // round to nearest even code, saturating at +-6; -0.0 -> 0, tiny negatives -> 8
 float e2m1_decode(std::uint8_t code);
-float round_to_bf16(float x);       // nearest even
+float round_to_bf16(float x);  // nearest even
 
 // amax of 0 gives 1 (any scale decodes zeros). Four-over-six normalises by 256 instead of 448.
 float global_scale(float amax, GlobalScale rule, BlockScale blocks);
@@ -37,16 +47,19 @@ float global_scale(float amax, GlobalScale rule, BlockScale blocks);
 // The largest magnitude; throws Error naming `name` when a value is infinite or NaN.
 float amax(std::span<const float> x, std::string_view name);
 
-inline std::int64_t blocks_per_row(std::int64_t cols) { return (cols + kBlock - 1) / kBlock; }
+inline std::int64_t blocks_per_row(std::int64_t cols) {
+  return (cols + kBlock - 1) / kBlock;
+}
 
-// codes: rows * blocks_per_row(cols) * 8 bytes, even column in the low nibble; scales: rows * blocks_per_row(cols).
-// A tail block is padded with zeros. Values must be finite (see amax).
+// codes: rows * blocks_per_row(cols) * 8 bytes, even column in the low nibble; scales: rows *
+// blocks_per_row(cols). A tail block is padded with zeros. Values must be finite (see amax).
 void quantize(const float* x, std::int64_t rows, std::int64_t cols, float global, BlockScale rule,
               std::uint8_t* codes, std::uint8_t* scales);
-void dequantize(const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t rows, std::int64_t cols,
-                float global, float* y);
-// y may be x. Returns how many values exceed the largest representable magnitude 2688 * global (clipped).
-std::int64_t fake_quantize(const float* x, std::int64_t rows, std::int64_t cols, float global, BlockScale rule,
-                           float* y);
+void dequantize(const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t rows,
+                std::int64_t cols, float global, float* y);
+// y may be x. Returns how many values exceed the largest representable magnitude 2688 * global
+// (clipped).
+std::int64_t fake_quantize(const float* x, std::int64_t rows, std::int64_t cols, float global,
+                           BlockScale rule, float* y);
 
 }  // namespace qad::nvfp4
