@@ -13,7 +13,8 @@ namespace qad::data {
 // One micro-batch as the model and the loss want it.
 struct Batch {
   models::Tokens tokens;
-  at::Tensor labels;   // int64 [T]: the next token of the same document (0 at its end)
+  at::Tensor labels;   // int64 [T]: the next token of the same document (0 at its end), also where
+                       // the document goes on in another sequence
   at::Tensor weights;  // float [T]: 1 where the label counts
   double targets = 0;  // sum of weights
   std::vector<std::int64_t>
@@ -21,15 +22,16 @@ struct Batch {
 };
 
 // A sequence holds pieces of documents (document index, first token, tokens); pieces do not see
-// each other.
+// each other, and positions start at 0 in each.
 struct Piece {
   std::int64_t document, begin, length;
 };
 using Sequence = std::vector<Piece>;
 
-// Fills sequences of exactly seq_len tokens in document order; documents longer than what is left
-// are cut and go on in the next sequence. With pack = false each document is its own sequence, cut
-// at seq_len.
+// Fills sequences of exactly seq_len tokens (the last may be shorter) in document order; documents
+// longer than what is left are cut and go on in the next sequence. With pack = false no two
+// documents share a sequence: one of more than seq_len tokens is cut into several sequences. Either
+// way every token is in exactly one piece.
 std::vector<Sequence> pack(const std::vector<Document>& documents, std::int64_t seq_len,
                            bool pack = true);
 
@@ -44,20 +46,26 @@ struct Source {
 
 // Draws sequences: a source by weight, then the next of a seeded shuffle of its sequences,
 // reshuffled each epoch. The k-th draw depends on the seed and k alone, so a run resumes by its
-// count of draws.
+// count of draws. Sources follow each other evenly: in any stretch of draws a source's share is its
+// weight's, but for a few sequences.
 class Stream {
  public:
+  // Throws Error for a source without sequences and for weights that are not positive and finite.
   Stream(std::vector<Source> sources, std::uint64_t seed);
   struct Draw {
     std::size_t source, sequence;
   };
-  Draw draw(std::int64_t k) const;
+  Draw draw(std::int64_t k) const;  // 0 <= k < 2^31
+  // `document` counts on from source to source, so that documents of different sources differ.
   Batch batch(std::int64_t first_draw, std::int64_t sequences) const;
-  std::int64_t tokens_per_epoch() const;
+  std::int64_t tokens_per_epoch() const;  // of all sources, each once
+  const std::vector<Source>& sources() const { return sources_; }
+  std::uint64_t fingerprint() const;  // of everything that decides what is drawn
 
  private:
   std::vector<Source> sources_;
   std::uint64_t seed_;
+  std::vector<std::uint64_t> bounds_;  // cumulative shares of 2^32; the last is 2^32
 };
 
 }  // namespace qad::data

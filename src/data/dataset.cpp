@@ -1,0 +1,105 @@
+// Reading of .txt and .jsonl files into documents.
+#include "data/dataset.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/json.h"
+#include "data/render.h"
+
+namespace qad::data {
+
+namespace {
+
+constexpr std::string_view kOperation = "read_data";
+constexpr std::string_view kSeparator = "<|endoftext|>";
+constexpr std::string_view kSpace = " \t\r\n\v\f";
+
+std::string_view trim(std::string_view s) {
+  const std::size_t first = s.find_first_not_of(kSpace);
+  if (first == s.npos) return {};
+  return s.substr(first, s.find_last_not_of(kSpace) - first + 1);
+}
+
+// Calls fn(part, line of its first byte) for the parts of `text` between separators.
+template <class Fn>
+void split(std::string_view text, std::string_view separator, Fn fn) {
+  std::int64_t line = 1;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t found = text.find(separator, begin);
+    const std::size_t end = std::min(found, text.size());
+    const std::size_t next = found == text.npos ? text.size() : found + separator.size();
+    if (!fn(text.substr(begin, end - begin), line)) return;
+    line += std::count(text.begin() + begin, text.begin() + next, '\n');
+    begin = next;
+  }
+}
+
+std::string string_at(const Json& line, const char* key) {
+  const Json& value = line.at(key);
+  check(value.is_string(), kOperation, "expected '{}' to be a string, found {}", key,
+        value.type_name());
+  return value.get<std::string>();
+}
+
+Document read_line(std::string_view text, const Renderer& renderer) {
+  check(!trim(text).empty(), kOperation, "the line is empty");
+  const Json line = parse_json(text, "this line");
+  check(line.is_object(), kOperation, "expected an object, found {}", line.type_name());
+  if (line.contains("messages"))
+    return renderer.chat(line["messages"], line.contains("tools") ? line["tools"] : Json());
+  if (line.contains("prompt") && line.contains("response")) {
+    const std::string prompt = string_at(line, "prompt"), response = string_at(line, "response");
+    check(!response.empty(), kOperation, "'response' is empty");
+    if (!renderer.has_template()) return renderer.completion(prompt, response);
+    return renderer.chat(
+        {{{"role", "user"}, {"content", prompt}}, {{"role", "assistant"}, {"content", response}}},
+        Json());
+  }
+  check(line.contains("text"), kOperation,
+        "expected 'text', 'messages', or 'prompt' and 'response'");
+  const std::string plain = string_at(line, "text");
+  check(!plain.empty(), kOperation, "'text' is empty");
+  return renderer.plain(plain);
+}
+
+}  // namespace
+
+std::vector<Document> read_documents(const fs::path& file, const text::Tokenizer& tokenizer,
+                                     const RenderOptions& options) {
+  const std::string extension = file.extension().string();
+  check(extension == ".txt" || extension == ".jsonl", kOperation,
+        "{}: expected a .txt or .jsonl file", file.string());
+  const MappedFile mapped(file);
+  const Renderer renderer(tokenizer, options);
+  std::vector<Document> documents;
+  const auto add = [&](std::int64_t line, auto&& make) {
+    try {
+      documents.push_back(make());
+    } catch (const Error& e) {
+      fail(kOperation, "{}:{}: {}", file.string(), line, e.what());
+    }
+    return options.max_documents <= 0 ||
+           static_cast<std::int64_t>(documents.size()) < options.max_documents;
+  };
+  if (extension == ".txt") {
+    split(mapped.text(), kSeparator, [&](std::string_view text, std::int64_t line) {
+      text = trim(text);
+      return text.empty() || add(line, [&] { return renderer.plain(text); });
+    });
+  } else {
+    split(mapped.text(), "\n", [&](std::string_view text, std::int64_t line) {
+      return add(line, [&] { return read_line(text, renderer); });
+    });
+  }
+  check(!documents.empty(), kOperation, "{}:1: no documents; the file is empty", file.string());
+  const auto counts = [](const Document& d) {
+    return std::any_of(d.counts.begin() + !d.counts.empty(), d.counts.end(),
+                       [](std::uint8_t c) { return c != 0; });
+  };
+  check(std::any_of(documents.begin(), documents.end(), counts), kOperation,
+        "{}:1: no token to learn from: the assistant says nothing in any document", file.string());
+  return documents;
+}
+
+}  // namespace qad::data
