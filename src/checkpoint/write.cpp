@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <set>
 
 #include "checkpoint/dtype.h"
@@ -124,6 +125,10 @@ void check_space(const fs::path& folder, const OutFolder& out) {
 }
 
 }  // namespace
+
+void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tensors) {
+  write_shard(path, plan_shards(tensors, std::numeric_limits<std::int64_t>::max())[0]);
+}
 
 void write_folder(const fs::path& path, const OutFolder& folder) {
   check(folder.config.is_object(), kOperation, "{}: expected an object as config.json",

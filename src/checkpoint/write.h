@@ -26,6 +26,9 @@ struct OutFolder {
   std::int64_t max_shard_bytes = std::int64_t{5} << 30;
 };
 
+// One safetensors file by itself, for results that are no model.
+void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tensors);
+
 // Replaces `path` (see AtomicFolder).
 void write_folder(const fs::path& path, const OutFolder& folder);
 

@@ -1,0 +1,33 @@
+// One function a subcommand: it adds its options to the program and what to do when it is chosen.
+// Parse, call, print; logic lives in the rooms.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace qad::cli {
+
+void add_inspect(CLI::App& app);
+void add_quantize(CLI::App& app);
+void add_distill(CLI::App& app);
+void add_evaluate(CLI::App& app);
+void add_generate(CLI::App& app);
+void add_logits(CLI::App& app);
+void add_tokenize(CLI::App& app);
+void add_convert(CLI::App& app);
+void add_verify(CLI::App& app);
+
+// --device, --threads: what every computing command takes.
+struct ComputeOptions {
+  std::string device = "cpu";
+  int threads = 0;
+};
+void add_compute_options(CLI::App& command, ComputeOptions& options);
+void apply(const ComputeOptions& options);  // Error for a device this build cannot use
+
+extern std::string command_line;  // as typed, for reports
+
+}  // namespace qad::cli

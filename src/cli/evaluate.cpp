@@ -1,0 +1,97 @@
+// qad evaluate: cross-entropy, perplexity, and KL and top-1 agreement against a teacher, on
+// held-out text.
+#include <algorithm>
+
+#include "cli/commands.h"
+#include "core/console.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "data/dataset.h"
+#include "evaluate/evaluate.h"
+#include "recipe/steps.h"
+
+namespace qad::cli {
+namespace {
+
+struct Options {
+  std::string model, teacher, data, mask = "all";
+  std::int64_t seq_len = 512, documents = 0;
+  bool json = false;
+  ComputeOptions compute;
+};
+
+Json as_json(const evaluate::Metrics& m) {
+  Json j;
+  const auto put = [&](const char* key, const std::optional<evaluate::Value>& v) {
+    j[key] = v ? Json(v->mean) : Json();
+    j[std::string(key) + "_se"] = v ? Json(v->se) : Json();
+  };
+  put("ce", m.ce);
+  put("ppl", m.ppl);
+  put("kl", m.kl);
+  put("top1", m.top1);
+  j["tokens"] = m.tokens;
+  j["documents"] = m.documents;
+  return j;
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "evaluate", "cross-entropy, perplexity, KL and top-1 agreement on held-out text");
+  auto o = std::make_shared<Options>();
+  command->add_option("model", o->model, "checkpoint, BF16 or NVFP4")->required();
+  command->add_option("--teacher", o->teacher, "checkpoint to compare with (same vocabulary)");
+  command->add_option("--data", o->data, ".txt or .jsonl")->required();
+  command->add_option("--seq-len", o->seq_len, "documents are cut to this many tokens")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 1 << 20));
+  command->add_option("--documents", o->documents, "first documents only; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--mask", o->mask, "all or assistant")
+      ->check(CLI::IsMember({"all", "assistant"}))
+      ->capture_default_str();
+  command->add_flag("--json", o->json,
+                    "one JSON object on stdout: ce, ppl, kl, top1 with standard errors (*_se)");
+  add_compute_options(*command, o->compute);
+  command->callback([o] {
+    apply(o->compute);
+    const recipe::LoadedModel loaded = recipe::load_model(o->model);
+    std::optional<recipe::LoadedModel> teacher;
+    if (!o->teacher.empty()) {
+      teacher = recipe::load_model(o->teacher);
+      check(teacher->tokenizer.fingerprint() == loaded.tokenizer.fingerprint() &&
+                teacher->model.config.vocabulary == loaded.model.config.vocabulary,
+            "evaluate", "{}: another vocabulary than {}'s", o->teacher, o->model);
+    }
+    data::RenderOptions options;
+    if (o->mask == "assistant") options.mask = data::Mask::assistant;
+    auto documents = data::read_documents(o->data, loaded.tokenizer, options);
+    if (o->documents > 0 && documents.size() > static_cast<std::size_t>(o->documents))
+      documents.resize(static_cast<std::size_t>(o->documents));
+    const auto batches = evaluate::evaluation_batches(documents, o->seq_len);
+    evaluate::Metrics m;
+    {
+      Progress progress("evaluate ");
+      m = evaluate::evaluate(loaded.model, teacher ? &teacher->model : nullptr, batches,
+                             [&](std::size_t done) {
+                               progress.show(fmt::format("{}/{} batches", done, batches.size()));
+                             });
+    }
+    if (o->json) {
+      fmt::print("{}\n", as_json(m).dump(2));
+      return;
+    }
+    const auto line = [](const char* name, const std::optional<evaluate::Value>& v) {
+      if (v) fmt::print("{:<5} {:.4f} +- {:.4f}\n", name, v->mean, v->se);
+    };
+    line("ce", m.ce);
+    line("ppl", m.ppl);
+    line("kl", m.kl);
+    line("top1", m.top1);
+    fmt::print("{} tokens of {} documents\n", m.tokens, m.documents);
+  });
+}
+
+}  // namespace qad::cli

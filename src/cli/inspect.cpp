@@ -1,0 +1,82 @@
+// qad inspect: what a checkpoint is, from its headers alone.
+#include <map>
+
+#include "checkpoint/nvfp4_tensors.h"
+#include "cli/commands.h"
+#include "core/console.h"
+#include "core/json.h"
+#include "models/config.h"
+#include "models/model.h"
+
+namespace qad::cli {
+namespace {
+
+struct Options {
+  std::string model;
+  bool json = false, tensors = false;
+};
+
+Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config) {
+  std::int64_t parameters = 0, bytes = 0;
+  models::Model model = models::build(config);
+  for (const models::Parameter* p : models::parameters(model)) {
+    std::int64_t rows = 0;
+    for (const models::Part& part : p->parts) rows += part.rows;
+    parameters += rows * (p->value.dim() > 1 ? p->value.size(1) : 1);
+  }
+  Json tensors = Json::array();
+  std::map<std::string, std::int64_t> types;
+  for (const auto& [name, t] : c.tensors) {
+    const std::string type = t.stored_as.empty() ? std::string(name_of(t.dtype)) : t.stored_as;
+    bytes += static_cast<std::int64_t>(t.raw.size());
+    types[type] += 1;
+    tensors.push_back({{"name", name}, {"dtype", type}, {"shape", t.shape}});
+  }
+  Json j;
+  j["path"] = c.path.string();
+  j["format"] = c.format;
+  j["architecture"] = config.architecture;
+  j["parameters"] = parameters;
+  j["bytes"] = bytes;
+  j["layers"] = config.layers.size();
+  j["hidden_size"] = config.hidden;
+  j["vocab_size"] = config.vocabulary;
+  j["tied_embeddings"] = config.tied;
+  j["tensor_types"] = types;
+  j["quantization"] = c.quantization;
+  j["tensors"] = std::move(tensors);
+  return j;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  CLI::App* command = app.add_subcommand(
+      "inspect", "architecture, parameters, tensors and quantisation of a checkpoint");
+  auto o = std::make_shared<Options>();
+  command->add_option("model", o->model, "an HF folder, a .gguf or a llama2.c .bin")->required();
+  command->add_flag("--json", o->json, "one JSON object on stdout");
+  command->add_flag("--tensors", o->tensors, "list every tensor");
+  command->callback([o] {
+    const checkpoint::Checkpoint c = checkpoint::open(o->model);
+    const models::ModelConfig config = models::parse_config(c.config, c.generation_config);
+    const Json j = describe(c, config);
+    if (o->json) {
+      fmt::print("{}\n", j.dump(2));
+      return;
+    }
+    fmt::print("{}: {}, {}\n", o->model, config.architecture, c.format);
+    fmt::print("  {} parameters, {}, {} tensors ({})\n", human_count(j["parameters"].get<double>()),
+               human_bytes(j["bytes"].get<double>()), c.tensors.size(), j["tensor_types"].dump());
+    fmt::print("  {} layers, hidden {}, vocabulary {}{}\n", config.layers.size(), config.hidden,
+               config.vocabulary, config.tied ? ", tied head" : "");
+    const checkpoint::Quantization q = checkpoint::read_quantization(c.quantization);
+    fmt::print("  quantisation: {}\n", q.algo.empty() ? "none" : q.algo + " (" + q.method + ")");
+    if (o->tensors)
+      for (const Json& t : j["tensors"])
+        fmt::print("  {:<10} {:<20} {}\n", t["dtype"].get<std::string>(), t["shape"].dump(),
+                   t["name"].get<std::string>());
+  });
+}
+
+}  // namespace qad::cli

@@ -1,0 +1,56 @@
+// qad tokenize: ids of a text or of a conversation, as JSON.
+#include "cli/commands.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "data/render.h"
+#include "text/chat_template.h"
+#include "text/model_files.h"
+
+namespace qad::cli {
+namespace {
+
+struct Options {
+  std::string model, file, chat;
+  bool no_special = false, generation_prompt = false, text = false;
+};
+
+}  // namespace
+
+void add_tokenize(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("tokenize", "token ids of a text or a conversation");
+  auto o = std::make_shared<Options>();
+  command->add_option("model", o->model, "checkpoint, or a folder with tokenizer files alone")
+      ->required();
+  auto* file = command->add_option("--file", o->file, "UTF-8 text");
+  auto* chat = command->add_option("--chat", o->chat,
+                                   "JSON: a list of messages, rendered by the chat template");
+  file->excludes(chat);
+  command->add_flag("--no-special", o->no_special, "without BOS and the like (--file)");
+  command->add_flag("--generation-prompt", o->generation_prompt,
+                    "with the assistant's opening (--chat)");
+  command->add_flag("--text", o->text, "print the rendered text instead of ids (--chat)");
+  command->callback([o] {
+    check(!o->file.empty() || !o->chat.empty(), "tokenize",
+          "say --file TEXT or --chat MESSAGES.json");
+    const fs::path path = o->model;
+    // A folder without weights is enough here.
+    const text::Tokenizer tokenizer = fs::is_directory(path)
+                                          ? text::load_tokenizer(path)
+                                          : text::tokenizer_of(checkpoint::open(path));
+    std::vector<text::TokenId> ids;
+    if (!o->file.empty()) {
+      ids = tokenizer.encode(read_text(o->file), !o->no_special);
+    } else {
+      const std::string rendered =
+          data::render_chat(tokenizer, read_json(o->chat), o->generation_prompt).text;
+      if (o->text) {
+        fmt::print("{}", rendered);
+        return;
+      }
+      ids = tokenizer.encode(rendered, false);
+    }
+    fmt::print("{}\n", Json(ids).dump());
+  });
+}
+
+}  // namespace qad::cli

@@ -1,0 +1,174 @@
+// A recipe: everything one run of `qad distill` needs, as plain values. for_each_key() is the one
+// table of its keys: YAML files, --set, the command line's flags, the help text and the record in
+// result.json all come from it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/json.h"
+
+namespace qad::recipe {
+
+// A data file and its share in a mixture.
+struct DataFile {
+  std::string file;
+  double weight = 1;
+};
+
+// A rule of the quantisation policy: `pattern` over Hugging Face names, later rules win.
+struct PolicyRule {
+  std::string pattern;
+  bool quantize = false;
+};
+
+struct Recipe {
+  std::string model, teacher, output = "out/run";
+  bool teacher_quantized = false;
+  std::string method = "qad", format = "modelopt", device = "cpu";
+  std::int64_t threads = 0, seed = 0;
+
+  struct {
+    std::string policy = "nvfp4";
+    std::vector<PolicyRule> rules;
+    std::int64_t keep_first = 0, keep_last = 0;
+    std::string global_scale = "pow2", weight_scales = "max", input_scales = "max";
+    double input_headroom = 1;
+  } quantize;
+
+  struct {
+    std::string data;
+    std::int64_t sequences = 64, seq_len = 0;
+  } calibration;
+
+  struct {
+    std::vector<DataFile> train;
+    std::string validation, test, mask = "all";
+    bool pack = true;
+    std::int64_t max_validation_documents = 0, max_test_documents = 0;
+  } data;
+
+  struct {
+    std::int64_t steps = 300, seq_len = 256, batch_sequences = 16, micro_sequences = 0;
+    double learning_rate = 1e-5, final_fraction = 0.1;
+    std::int64_t warmup_steps = 20;
+    std::string schedule = "cosine";
+    double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
+    std::int64_t validate_every = 0, keep_best = 10, save_every = 0;
+    bool cache_teacher = false;
+  } train;
+
+  struct {
+    double forward_kl = 1, reverse_kl = 0, jensen_shannon = 0, mse = 0, cross_entropy = 0;
+    double temperature = 1;
+  } loss;
+
+  struct {
+    std::vector<std::string> prompts;
+    std::int64_t max_tokens = 120;
+    double temperature = 0;
+  } samples;
+};
+
+// Calls f(key, field, words, help) for every key in the order of a recipe file. `words` lists the
+// values that a text key accepts, separated by '|', or is empty.
+template <class R, class F>
+void for_each_key(R& r, F&& f) {
+  f("model", r.model, "", "checkpoint to distil: an HF folder, a .gguf or a llama2.c .bin");
+  f("teacher", r.teacher, "", "teacher with the same vocabulary; empty: the model itself");
+  f("teacher_quantized", r.teacher_quantized, "", "allow a teacher that is itself quantised");
+  f("output", r.output, "", "folder for checkpoint/, result.json, report.html and logs");
+  f("method", r.method, "qad|qat|ptq",
+    "learn from the teacher, from the labels alone, or not at all");
+  f("format", r.format, "modelopt", "layout of the NVFP4 checkpoint");
+  f("device", r.device, "cpu|cuda", "where to compute");
+  f("threads", r.threads, "", "CPU threads; 0: one a core");
+  f("seed", r.seed, "", "of the data order and of samples");
+
+  f("quantize.policy", r.quantize.policy, "nvfp4|nvfp4-weight-only|nvfp4-mlp-only",
+    "which matrices become NVFP4 (lm_head stays BF16)");
+  f("quantize.rules", r.quantize.rules, "",
+    "further rules over HF names, later ones win: [{pattern: '*.0.mlp.*', quantize: false}]");
+  f("quantize.keep_first", r.quantize.keep_first, "", "first layers left in BF16");
+  f("quantize.keep_last", r.quantize.keep_last, "", "last layers left in BF16");
+  f("quantize.global_scale", r.quantize.global_scale, "pow2|amax",
+    "power of two, exact in BF16; or ModelOpt's amax/2688");
+  f("quantize.weight_scales", r.quantize.weight_scales, "max|mse|four_over_six",
+    "how a block of 16 weights gets its scale");
+  f("quantize.input_scales", r.quantize.input_scales, "max|four_over_six",
+    "the same for activations; serving kernels use max");
+  f("quantize.input_headroom", r.quantize.input_headroom, "",
+    "input scales are made for this multiple of the calibrated maximum");
+
+  f("calibration.data", r.calibration.data, "",
+    "file to calibrate input scales on; empty: the training data");
+  f("calibration.sequences", r.calibration.sequences, "", "sequences used");
+  f("calibration.seq_len", r.calibration.seq_len, "", "tokens a sequence; 0: train.seq_len");
+
+  f("data.train", r.data.train, "", "a file, or a mixture [{file: a.jsonl, weight: 2}, ...]");
+  f("data.validation", r.data.validation, "", "file for choosing the checkpoint");
+  f("data.test", r.data.test, "", "held-out file for the table BF16 | PTQ | QAD");
+  f("data.mask", r.data.mask, "all|assistant", "which tokens count: all, or the assistant's");
+  f("data.pack", r.data.pack, "", "several documents in a sequence (they do not see each other)");
+  f("data.max_validation_documents", r.data.max_validation_documents, "", "0: all");
+  f("data.max_test_documents", r.data.max_test_documents, "", "0: all");
+
+  f("train.steps", r.train.steps, "", "optimiser steps");
+  f("train.seq_len", r.train.seq_len, "", "tokens a sequence");
+  f("train.batch_sequences", r.train.batch_sequences, "", "sequences a step");
+  f("train.micro_sequences", r.train.micro_sequences, "",
+    "sequences a micro-batch; 0: the whole batch");
+  f("train.learning_rate", r.train.learning_rate, "",
+    "peak: at or below the SFT rate after SFT, above the RL rate after RL");
+  f("train.final_fraction", r.train.final_fraction, "",
+    "last learning rate as a share of the peak");
+  f("train.warmup_steps", r.train.warmup_steps, "", "linear warm-up");
+  f("train.schedule", r.train.schedule, "cosine|linear|constant", "after the warm-up");
+  f("train.beta1", r.train.beta1, "", "AdamW");
+  f("train.beta2", r.train.beta2, "", "AdamW");
+  f("train.epsilon", r.train.epsilon, "", "AdamW");
+  f("train.weight_decay", r.train.weight_decay, "", "AdamW, on matrices only");
+  f("train.clip_norm", r.train.clip_norm, "", "largest gradient norm; 0: no clipping");
+  f("train.validate_every", r.train.validate_every, "",
+    "steps between validations; 0: a tenth of the run");
+  f("train.keep_best", r.train.keep_best, "",
+    "checkpoints kept by validation loss, evaluated at the end, best one taken");
+  f("train.save_every", r.train.save_every, "",
+    "steps between resume points; 0: at an interrupt only");
+  f("train.cache_teacher", r.train.cache_teacher, "",
+    "reuse the teacher's hidden states in later epochs");
+
+  f("loss.forward_kl", r.loss.forward_kl, "",
+    "weight of KL(teacher || student), the report's loss");
+  f("loss.reverse_kl", r.loss.reverse_kl, "", "weight of KL(student || teacher)");
+  f("loss.jensen_shannon", r.loss.jensen_shannon, "", "weight of the Jensen-Shannon divergence");
+  f("loss.mse", r.loss.mse, "", "weight of the mean squared logit difference");
+  f("loss.cross_entropy", r.loss.cross_entropy, "", "weight of the labels' cross-entropy");
+  f("loss.temperature", r.loss.temperature, "", "of the divergences");
+
+  f("samples.prompts", r.samples.prompts, "",
+    "texts to continue by BF16, PTQ and QAD; [\"\"] starts from BOS");
+  f("samples.max_tokens", r.samples.max_tokens, "", "tokens a sample");
+  f("samples.temperature", r.samples.temperature, "", "0: greedy");
+}
+
+// Throw Error "[recipe] FILE:LINE: ..." for syntax, unknown keys (with the nearest right one),
+// wrong types and values. Relative paths in a file are relative to the current folder.
+Recipe load_recipe(const fs::path& file);
+Recipe parse_recipe(const std::string& yaml, const std::string& where);
+// key=value as on the command line; the value is YAML.
+void set_key(Recipe& recipe, const std::string& key, const std::string& value,
+             const std::string& where);
+// What is missing or contradictory before anything is loaded: one Error naming the key.
+void validate(const Recipe& recipe);
+
+struct KeyInfo {
+  std::string key, value, words, help;  // value: the default, as YAML
+};
+std::vector<KeyInfo> keys();
+Json to_json(const Recipe& recipe);
+std::string to_yaml(const Recipe& recipe);
+
+}  // namespace qad::recipe

@@ -1,0 +1,48 @@
+// One run of `qad distill`, from checkpoint to checkpoint, table and report.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "distill/trainer.h"
+#include "evaluate/evaluate.h"
+#include "quantize/quantize.h"
+#include "recipe/recipe.h"
+
+namespace qad::recipe {
+
+struct Sample {
+  std::string label, prompt, text;  // label: "BF16", "PTQ", "QAD"
+};
+
+// Everything a run found out; the report and result.json are views of it.
+struct Outcome {
+  Recipe recipe;
+  std::string command_line, architecture;
+  std::int64_t parameters = 0;
+  evaluate::Metrics teacher, ptq;
+  std::optional<evaluate::Metrics> student;  // absent with method: ptq
+  std::vector<quantize::CoverageRow> coverage;
+  std::vector<quantize::LayerError> layer_errors;
+  std::vector<distill::StepInfo> steps;
+  distill::TrainResult training;
+  std::vector<std::pair<std::int64_t, double>>
+      candidates;  // step, KL (or loss) on the validation data
+  std::vector<Sample> samples;
+  double clipped_share = 0;  // of activations, over the PTQ evaluation
+  std::int64_t bytes_before = 0, bytes_after = 0;
+  double seconds = 0;
+};
+
+struct RunOptions {
+  std::string command_line;
+  bool dry_run = false;  // print the plan and stop before anything large is allocated
+};
+
+// Ctrl-C during training saves a resume point and returns an Outcome whose training.interrupted is
+// set; the same command then goes on from there.
+Outcome run(const Recipe& recipe, const RunOptions& options);
+
+}  // namespace qad::recipe
