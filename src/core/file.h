@@ -1,4 +1,5 @@
-// Files: read whole, map, and write so that they appear whole or not at all (written beside, synced, renamed).
+// Files: read whole, map, and write so that they appear whole or not at all (written beside,
+// synced, renamed).
 #pragma once
 
 #include <cstddef>
@@ -28,10 +29,12 @@ class MappedFile {
 
 std::string read_text(const fs::path& path);
 
-// Replaces `path` by `content` in one rename; on any failure `path` is as it was and the temporary is gone.
+// Replaces `path` by `content` in one rename; on any failure `path` is as it was and the temporary
+// is gone.
 void write_file(const fs::path& path, std::string_view content);
 
-// A file that grows beside its final name and takes it in commit(). Destroyed without commit, it vanishes.
+// A file that grows beside its final name and takes it in commit(). Destroyed without commit, it
+// vanishes.
 class AtomicFile {
  public:
   explicit AtomicFile(fs::path path);
@@ -47,10 +50,13 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-// A folder that is filled beside its final name and takes it in commit(); an existing folder is replaced whole.
+// A folder that is filled beside its final name and takes it in commit(). An existing folder is
+// replaced whole, but only an empty one or an earlier result: one that holds the file `mark` and no
+// folders. Anything else is an Error, at once and again in commit(). What a killed process left
+// unfinished under this name is removed.
 class AtomicFolder {
  public:
-  explicit AtomicFolder(fs::path path);
+  explicit AtomicFolder(fs::path path, std::string mark = "config.json");
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
   ~AtomicFolder();
@@ -58,7 +64,11 @@ class AtomicFolder {
   void commit();
 
  private:
-  fs::path path_, temporary_;
+  fs::path path_;
+  std::string mark_;
+  fs::path temporary_;
+  int lock_ = -1;
+  bool committed_ = false;
 };
 
 }  // namespace qad

@@ -116,6 +116,8 @@ class Builder final : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view where) {
+  const std::size_t nul = text.find('\0');  // for the parser the end of its input
+  check(nul == text.npos, "parse_json", "{}: unexpected zero byte (at byte {})", where, nul + 1);
   Builder builder(where);
   if (text.find("Infinity") != text.npos || text.find("NaN") != text.npos) {
     Json::sax_parse(quote_non_finite(text), &builder);

@@ -1,0 +1,197 @@
+#include "core/file.h"
+
+#include <gmock/gmock.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <set>
+
+#include "core/error.h"
+
+namespace qad {
+namespace {
+
+using testing::HasSubstr;
+using testing::UnorderedElementsAre;
+
+class FileTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "qad-test-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path at(const std::string& name) const { return folder_ / name; }
+  std::set<std::string> names() const {
+    std::set<std::string> found;
+    for (const auto& entry : fs::directory_iterator(folder_)) found.insert(entry.path().filename());
+    return found;
+  }
+
+  fs::path folder_;
+};
+
+template <class F>
+std::string error_of(F&& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return {};
+}
+
+// Runs `f` in a child process and returns its wait status.
+template <class F>
+int in_child(F&& f) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    f();
+    ::_exit(0);
+  }
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return status;
+}
+
+// The child's files may have no more than `bytes` bytes: what a full disk looks like to write(2).
+void limit_file_size(rlim_t bytes) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  const rlimit limit{bytes, bytes};
+  ::setrlimit(RLIMIT_FSIZE, &limit);
+}
+
+void save(const fs::path& path, const std::string& content) {
+  AtomicFolder folder(path);
+  write_file(folder.path() / "config.json", content);
+  folder.commit();
+}
+
+TEST_F(FileTest, MapsWhatWasWritten) {
+  write_file(at("a"), std::string("x\0y", 3));
+  const MappedFile file(at("a"));
+  EXPECT_EQ(file.text(), std::string("x\0y", 3));
+  write_file(at("empty"), "");
+  EXPECT_EQ(MappedFile(at("empty")).bytes().size(), 0u);
+  EXPECT_EQ(MappedFile().text(), "");
+  EXPECT_THAT(names(), UnorderedElementsAre("a", "empty"));
+}
+
+TEST_F(FileTest, OpeningNamesPathAndReason) {
+  EXPECT_THAT(error_of([&] { MappedFile(at("none")); }), HasSubstr("none: No such file"));
+  EXPECT_THAT(error_of([&] { MappedFile{folder_}; }), HasSubstr("not a regular file"));
+  ASSERT_EQ(::mkfifo(at("pipe").c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { MappedFile(at("pipe")); }), HasSubstr("not a regular file"));
+}
+
+TEST_F(FileTest, AFileWithoutCommitVanishes) {
+  write_file(at("a"), "old");
+  {
+    AtomicFile file(at("a"));
+    file.write("new");
+    EXPECT_EQ(read_text(at("a")), "old");
+  }
+  EXPECT_EQ(read_text(at("a")), "old");
+  EXPECT_THAT(names(), UnorderedElementsAre("a"));
+  EXPECT_THAT(error_of([&] { write_file(at("no/such"), "x"); }),
+              HasSubstr("No such file or directory"));
+}
+
+TEST_F(FileTest, AFullDiskLeavesTheOldFile) {
+  write_file(at("a"), "old");
+  const int status = in_child([&] {
+    limit_file_size(100);
+    const std::string error = error_of([&] { write_file(at("a"), std::string(1000, 'x')); });
+    ::_exit(error.find("File too large; nothing was left behind") == error.npos);
+  });
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read_text(at("a")), "old");
+  EXPECT_THAT(names(), UnorderedElementsAre("a"));
+}
+
+TEST_F(FileTest, AFolderTakesItsNameWhole) {
+  save(at("m"), "1");
+  write_file(at("m/stale"), "x");
+  save(at("m/"), "2");
+  EXPECT_EQ(read_text(at("m/config.json")), "2");
+  EXPECT_FALSE(fs::exists(at("m/stale")));
+  EXPECT_THAT(names(), UnorderedElementsAre("m"));
+  { AtomicFolder folder(at("m")); }
+  { AtomicFolder folder(at("deep/er/m")); }
+  EXPECT_EQ(read_text(at("m/config.json")), "2");
+  EXPECT_THAT(names(), UnorderedElementsAre("deep", "m"));
+}
+
+TEST_F(FileTest, AFolderBehindALinkIsReplacedThere) {
+  fs::create_directory(at("disk"));
+  fs::create_directory_symlink(at("disk"), at("link"));
+  save(at("link"), "1");
+  EXPECT_TRUE(fs::is_symlink(at("link")));
+  EXPECT_EQ(read_text(at("disk/config.json")), "1");
+}
+
+TEST_F(FileTest, RefusesToReplaceWhatIsNoResult) {
+  fs::create_directory(at("home"));
+  save(at("home"), "an empty folder may be replaced");
+  fs::create_directory(at("other"));
+  write_file(at("other/thesis.txt"), "x");
+  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("other")); }),
+              HasSubstr("no config.json in it"));
+  fs::create_directory(at("home/.git"));
+  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("home")); }), HasSubstr("holds a folder .git"));
+  write_file(at("file"), "x");
+  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("file")); }), HasSubstr("in the way"));
+
+  AtomicFolder late(at("late"));
+  fs::create_directory(at("late"));
+  write_file(at("late/thesis.txt"), "x");
+  EXPECT_THAT(error_of([&] { late.commit(); }), HasSubstr("no config.json in it"));
+  EXPECT_EQ(read_text(at("late/thesis.txt")), "x");
+  EXPECT_EQ(read_text(at("other/thesis.txt")), "x");
+}
+
+TEST_F(FileTest, AnotherMarkMayBeNamed) {
+  fs::create_directory(at("state"));
+  write_file(at("state/trainer.json"), "{}");
+  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("state")); }), HasSubstr("no config.json"));
+  AtomicFolder folder(at("state"), "trainer.json");
+  write_file(folder.path() / "trainer.json", "new");
+  folder.commit();
+  EXPECT_EQ(read_text(at("state/trainer.json")), "new");
+}
+
+TEST_F(FileTest, AKilledSaveLeavesTheOldFolderAndIsSweptUpLater) {
+  save(at("m"), "old");
+  const int status = in_child([&] {
+    AtomicFolder folder(at("m"));
+    write_file(folder.path() / "config.json", "new");
+    AtomicFile half(folder.path() / "model.safetensors");
+    half.write("half");
+    ::kill(::getpid(), SIGKILL);
+  });
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(read_text(at("m/config.json")), "old");
+  EXPECT_EQ(names().size(), 2u) << "the killed process's partial folder is what this test is about";
+
+  save(at("m"), "newer");
+  EXPECT_EQ(read_text(at("m/config.json")), "newer");
+  EXPECT_THAT(names(), UnorderedElementsAre("m"));
+}
+
+TEST_F(FileTest, ALiveProcessKeepsItsPartialFolder) {
+  AtomicFolder mine(at("m"));
+  write_file(mine.path() / "config.json", "mine");
+  EXPECT_EQ(in_child([&] { save(at("m"), "theirs"); }), 0);
+  EXPECT_EQ(read_text(at("m/config.json")), "theirs");
+  mine.commit();
+  EXPECT_EQ(read_text(at("m/config.json")), "mine");
+  EXPECT_THAT(names(), UnorderedElementsAre("m"));
+}
+
+}  // namespace
+}  // namespace qad
