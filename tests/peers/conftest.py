@@ -1,0 +1,63 @@
+"""The program under test and tiny models of every supported architecture, made by Transformers itself."""
+import json, pathlib, subprocess
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QAD = ROOT / "build" / "qad"
+
+
+def qad(*args, ok=True):
+    """Runs the program; returns stdout, or with ok=False the error text of a run that must fail."""
+    done = subprocess.run([str(QAD), *map(str, args)], cwd=ROOT, capture_output=True, text=True)
+    if ok:
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    assert done.returncode not in (0, -6, -11), done.stdout + done.stderr
+    return done.stderr
+
+
+SMALL = dict(vocab_size=512, hidden_size=64, intermediate_size=112, num_hidden_layers=2, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2, bos_token_id=1, eos_token_id=2)
+LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+              original_max_position_embeddings=64)
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)),
+    "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, head_dim=32, rope_parameters=LLAMA3)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=32, tie_word_embeddings=True)),
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer_files(tmp_path_factory):
+    """The demo model as an HF folder: its tokenizer serves the tiny models too (512 ids)."""
+    out = tmp_path_factory.mktemp("demo") / "hf"
+    qad("convert", ROOT / "data/stories260k/stories260K.bin", out)
+    return out
+
+
+@pytest.fixture(scope="session", params=sorted(MODELS))
+def tiny(request, tmp_path_factory, tokenizer_files):
+    """(folder, Transformers model in FP32 with the folder's BF16 values)"""
+    torch.manual_seed(sum(map(ord, request.param)))
+    model = MODELS[request.param]()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith(("norm.weight", ".bias")):
+                p.add_(0.3 * torch.randn_like(p))
+    folder = tmp_path_factory.mktemp(request.param)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((tokenizer_files / name).read_bytes())
+    return folder, model.float().eval()
+
+
+@pytest.fixture(scope="session")
+def ids_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ids") / "ids.json"
+    ids = torch.randint(3, 512, (2, 33), generator=torch.Generator().manual_seed(7))
+    path.write_text(json.dumps(ids.tolist()))
+    return path, ids

@@ -1,0 +1,129 @@
+"""The program as a user meets it: one clear error for bad input and nothing half-written, runs that resume."""
+import json, os, signal, struct, subprocess, time
+
+import pytest
+
+from conftest import QAD, ROOT, qad
+
+STORIES = ROOT / "data/stories260k/stories260K.bin"
+TEXT = ROOT / "data/tinystories/validation.txt"
+
+
+def distill(out, *more, ok=True):
+    return qad("distill", STORIES, "-o", out, "--data.train", TEXT, "--data.test", TEXT, "--data.max_test_documents", 4,
+               "--train.steps", 4, "--train.seq_len", 64, "--train.batch_sequences", 2, "--train.warmup_steps", 1, *more,
+               ok=ok)
+
+
+def test_distill_leaves_a_sound_checkpoint_and_its_papers(tmp_path):
+    table = distill(tmp_path / "run")
+    assert all(word in table for word in ("BF16", "PTQ", "QAD"))
+    qad("verify", tmp_path / "run/checkpoint")
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    for who in ("teacher", "ptq", "student"):
+        for key in ("ce", "ppl", "kl", "top1"):
+            assert isinstance(result[who][key], (int, float)) and f"{key}_se" in result[who], (who, key)
+    assert result["teacher"]["kl"] == 0 and result["teacher"]["top1"] == 1
+    assert result["tokens"] == 4 * 2 * 64
+    assert result["bytes"]["after"] < result["bytes"]["before"]
+    html = (tmp_path / "run/report.html").read_text()
+    assert "<svg" in html and "http://" not in html.replace("http://www.w3.org", "")
+    steps = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps if "loss" in s and "validation" not in json.dumps(s)][-1] == 4
+    # what was measured as the student is what is on disk
+    ours = json.loads(qad("evaluate", tmp_path / "run/checkpoint", "--teacher", STORIES, "--data", TEXT, "--documents", 4,
+                          "--seq-len", 64, "--json"))
+    for key in ("ce", "kl", "top1"):
+        assert ours[key] == pytest.approx(result["student"][key], rel=1e-6)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path):
+    distill(tmp_path / "whole", "--train.steps", 40, "--train.save_every", 5)
+    command = [str(QAD), "distill", str(STORIES), "-o", str(tmp_path / "cut"), "--data.train", str(TEXT), "--data.test",
+               str(TEXT), "--data.max_test_documents", "4", "--train.steps", "40", "--train.seq_len", "64",
+               "--train.batch_sequences", "2", "--train.warmup_steps", "1", "--train.save_every", "5"]
+    for sign in (signal.SIGINT, signal.SIGKILL):
+        run = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.time() + 60
+        while time.time() < deadline and run.poll() is None and not (tmp_path / "cut/state").exists():
+            time.sleep(0.01)
+        run.send_signal(sign)
+        run.wait()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    a = (tmp_path / "whole/checkpoint/model.safetensors").read_bytes()
+    assert a == (tmp_path / "cut/checkpoint/model.safetensors").read_bytes()
+
+
+def test_a_second_run_over_the_first_replaces_it(tmp_path):
+    distill(tmp_path / "run")
+    distill(tmp_path / "run")
+    assert not [p for p in (tmp_path / "run").iterdir() if "partial" in p.name]
+
+
+def test_generate_streams_a_story():
+    one = qad("generate", STORIES, "--prompt", "Once upon a time", "--max-tokens", 30, "--temperature", 0.8, "--seed", 3)
+    assert one == qad("generate", STORIES, "--prompt", "Once upon a time", "--max-tokens", 30, "--temperature", 0.8, "--seed", 3)
+    assert len(one.split()) > 10
+
+
+@pytest.mark.parametrize("command", ["inspect", "quantize", "distill", "evaluate", "generate", "logits", "tokenize", "convert", "verify"])
+def test_every_command_has_help(command):
+    assert "--help" in qad(command, "-h")
+
+
+def bad(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_bad_data_names_file_and_line(tmp_path, tokenizer_files):
+    for content, said in (("", "empty"), ('{"text": "a"}\n{"text": 3}\n', ":2"), ('{"text": "a"}\n{oops\n', ":2"),
+                          ('{"nothing": 1}\n', ":1")):
+        assert said in qad("evaluate", STORIES, "--data", bad(tmp_path, "d.jsonl", content), ok=False), content
+
+
+def test_bad_models_give_one_error(tmp_path, tokenizer_files):
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for file in tokenizer_files.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    good = (folder / "model.safetensors").read_bytes()
+    header = struct.unpack("<Q", good[:8])[0]
+    config = json.loads((folder / "config.json").read_text())
+    cases = {
+        "truncated": (good[:-5], config),
+        "header too long": (struct.pack("<Q", 1 << 60) + good[8:], config),
+        "nan": (good[: 8 + header] + b"\xff\xff\xff\x7f" * 16 + good[8 + header + 64:], config),
+        "architecture": (good, config | {"architectures": ["MysteryForCausalLM"]}),
+        "rope": (good, config | {"rope_scaling": {"rope_type": "mystery", "factor": 2.0}}),
+        "shapes": (good, config | {"intermediate_size": 192}),
+        "missing tensors": (good, config | {"num_hidden_layers": 6}),
+        "extra tensors": (good, config | {"num_hidden_layers": 4}),
+    }
+    for name, (weights, changed) in cases.items():
+        (folder / "model.safetensors").write_bytes(weights)
+        (folder / "config.json").write_text(json.dumps(changed))
+        out = tmp_path / "out"
+        error = qad("quantize", folder, "-o", out, "--calib", TEXT, ok=False)
+        assert error.startswith("qad: [") and error.count("\n") == 1, (name, error)
+        assert not out.exists() and not list(tmp_path.glob(".out*")), name
+
+
+def test_wrong_teachers_are_refused(tmp_path, tiny):
+    folder, _ = tiny
+    out = tmp_path / "q"
+    qad("quantize", STORIES, "-o", out, "--recipe", "nvfp4-weight-only")
+    assert "already quantised" in distill(tmp_path / "x", "--model", out, ok=False)
+    assert "teacher_quantized" in distill(tmp_path / "x", "--teacher", out, ok=False)
+    assert "did you mean" in distill(tmp_path / "x", "--set", "train.stepz=3", ok=False)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """A file size limit stands for the full disk: the write fails in the middle."""
+    out = tmp_path / "out"
+    script = f"ulimit -f 100; trap '' XFSZ; exec {QAD} convert {STORIES} {out}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1 and "write" in done.stderr, done.stderr
+    assert not out.exists() and not list(tmp_path.iterdir())
