@@ -149,7 +149,7 @@ std::size_t alignment_of(const Json& metadata, std::string_view where) {
   const bool ok = entry->is_number_unsigned() && *entry <= UINT32_MAX && *entry >= 8 &&
                   std::has_single_bit(entry->get<std::uint64_t>());
   check(ok, kOp, "{}: general.alignment: expected a power of two from 8 on, found {}", where,
-        entry->type_name());
+        entry->is_number() ? entry->dump() : entry->type_name());
   return entry->get<std::size_t>();
 }
 

@@ -262,8 +262,11 @@ Json gguf_config(const GgufFile& file) {
   const std::int64_t hidden = keys.integer("embedding_length");
   const std::int64_t heads = keys.integer("attention.head_count");
   const std::int64_t kv_heads = keys.integer("attention.head_count_kv", heads);
-  const std::int64_t head_dim =
-      keys.integer("attention.key_length", std::max<std::int64_t>(hidden / heads, 1));
+  check(keys.find("attention.key_length") || hidden % heads == 0, kOp,
+        "{}: {}.embedding_length {} is no multiple of {} attention heads, and no key_length says "
+        "their size",
+        file.where, arch.name, hidden, heads);
+  const std::int64_t head_dim = keys.integer("attention.key_length", hidden / heads);
   check(heads % kv_heads == 0, kOp, "{}: {} attention heads are no multiple of {} key-value heads",
         file.where, heads, kv_heads);
   check(head_dim % 2 == 0, kOp, "{}: head dimension {} is odd", file.where, head_dim);
