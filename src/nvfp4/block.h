@@ -37,7 +37,6 @@ template <int kMantissa>
 HWY_INLINE Rounder round_to_grid(Vector magnitude, float smallest_normal) {
   const Floats f;
   const Ints i;
-  // Max(a, b) of x86 gives b when either is NaN, which keeps a NaN a NaN.
   const auto exponent = hn::And(hn::BitCast(i, hn::Max(hn::Set(f, smallest_normal), magnitude)),
                                 hn::Set(i, 0x7F800000));
   const auto offset =
@@ -45,10 +44,16 @@ HWY_INLINE Rounder round_to_grid(Vector magnitude, float smallest_normal) {
   return {hn::Add(magnitude, offset), offset, exponent};
 }
 
+// min(|x|, 6), and NaN for NaN on every target (Highway's Min leaves that open).
+HWY_INLINE Vector saturate_e2m1(Vector x) {
+  const auto magnitude = hn::Abs(x), largest = hn::Set(Floats(), kE2M1Max);
+  return hn::IfThenElse(hn::Gt(magnitude, largest), largest, magnitude);
+}
+
 // The E2M1 value nearest to each lane, ties to the even code. -0.0 gives 0.0, a tiny negative -0.0.
 HWY_INLINE Vector round_e2m1(Vector x) {
   const Floats f;
-  const auto rounded = round_to_grid<1>(hn::Min(hn::Set(f, kE2M1Max), hn::Abs(x)), 1.0f);
+  const auto rounded = round_to_grid<1>(saturate_e2m1(x), 1.0f);
   return hn::CopySign(hn::Sub(rounded.sum, rounded.offset), hn::Add(x, hn::Zero(f)));
 }
 
@@ -56,7 +61,7 @@ HWY_INLINE Vector round_e2m1(Vector x) {
 HWY_INLINE hn::Vec<Ints> encode_e2m1(Vector x) {
   const Floats f;
   const Ints i;
-  const auto rounded = round_to_grid<1>(hn::Min(hn::Set(f, kE2M1Max), hn::Abs(x)), 1.0f);
+  const auto rounded = round_to_grid<1>(saturate_e2m1(x), 1.0f);
   // Steps of 0.5 below 2, of 1 below 4, of 2 from there: each octave's first code is two more than
   // its step count.
   const auto steps = hn::And(hn::BitCast(i, rounded.sum), hn::Set(i, 7));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "nvfp4/block.h"
@@ -11,17 +12,23 @@
 HWY_BEFORE_NAMESPACE();
 namespace qad::nvfp4 {
 
-// The sum over the block of ((x/d - e2m1(x/d)) * d/amax)^2, d = scale * global. An amax below the
-// smallest d counts as that: it keeps d/amax within 2^18, so that an error of a subnormal quotient
-// vanishes in its square.
-HWY_INLINE float block_error(const float* x, float scale, float global, float amax) {
+// What block errors are measured in: the power of two at or below amax, inverted. Exact, so that it
+// moves no tie.
+inline float error_unit(float amax) {
+  const std::uint32_t exponent = std::bit_cast<std::uint32_t>(amax) >> 23;
+  return std::bit_cast<float>((254 - std::clamp(exponent, 1u, 253u)) << 23);
+}
+
+// The sum over the block of ((x - e2m1(x/d) * d) * unit)^2 with d = scale * global: halves are
+// added to each other.
+HWY_INLINE float block_error(const float* x, float scale, float global, float unit) {
   const Floats f;
-  const float d = scale * global;
-  const auto divisor = hn::Set(f, d), unit = hn::Set(f, d / std::max(amax, kE4M3Min * global));
+  const auto d = hn::Set(f, scale * global);
   HWY_ALIGN float squares[kBlock];
   for (int i = 0; i < kBlock; i += kLanes) {
-    const auto quotient = hn::Div(hn::LoadU(f, x + i), divisor);
-    const auto error = hn::Mul(hn::Sub(quotient, round_e2m1(quotient)), unit);
+    const auto in = hn::LoadU(f, x + i);
+    const auto error =
+        hn::Mul(hn::Sub(in, hn::Mul(round_e2m1(hn::Div(in, d)), d)), hn::Set(f, unit));
     hn::Store(hn::Mul(error, error), f, squares + i);
   }
   for (int half = kBlock / 2; half > 0; half /= 2)
@@ -31,21 +38,21 @@ HWY_INLINE float block_error(const float* x, float scale, float global, float am
 
 // Of the 126 positive finite E4M3 values the one with the least block_error, the smallest of
 // equals. Two bounds spare most of them (`nearest` is the max rule's scale, amax > 0):
-// - Above: while amax/d < 7, every x/d rounds at least as closely on the grid d as on the grid 2d,
+// - Above: while amax/d < 7, every x rounds at least as closely on the grid d as on the grid 2d,
 // whose points up to
 //   6d are points of d's. So of two codes c and c + 8 (half and double) the upper cannot win, once
-//   c >= nearest and c is normal.
-// - Below: once clipping amax to 6d alone costs more than the best so far, any smaller d costs more
-// still.
+//   c >= nearest and c is normal. With a power-of-two global scale this holds in floating point
+//   too, since e2m1 * d is exact.
+// - Below: once clipping amax to 6d alone costs more than the best so far, so does every smaller d.
 inline float search_scale(const float* x, float amax, float global, float nearest) {
+  const float unit = error_unit(amax);
   const int last = std::min(0x7E, std::max(0x0F, e4m3_encode(nearest) + 7));
   float best = nearest, best_error = std::numeric_limits<float>::infinity();
   for (int code = last; code >= 1; --code) {
     const float scale = e4m3_decode(static_cast<std::uint8_t>(code));
-    const float clipped = std::max(0.0f, 1.0f - kE2M1Max * (scale * global / amax));
-    if (clipped * clipped * 0.9999f > best_error)
-      break;  // 0.9999: more than all roundings in both errors
-    const float error = block_error(x, scale, global, amax);
+    const float clipped = std::max(0.0f, amax - kE2M1Max * (scale * global)) * unit;
+    if (clipped * clipped > best_error) break;
+    const float error = block_error(x, scale, global, unit);
     if (error <= best_error) best = scale, best_error = error;
   }
   return best;
@@ -55,7 +62,8 @@ inline float search_scale(const float* x, float amax, float global, float neares
 inline float four_over_six_scale(const float* x, float amax, float global, float nearest) {
   const float wanted = 1.5f * amax / (kE2M1Max * global);
   const float wider = hn::GetLane(round_block_scale(hn::Set(Floats(), wanted)));
-  return block_error(x, wider, global, amax) < block_error(x, nearest, global, amax) ? wider
+  const float unit = error_unit(amax);
+  return block_error(x, wider, global, unit) < block_error(x, nearest, global, unit) ? wider
                                                                                      : nearest;
 }
 

@@ -3,6 +3,7 @@
 // equal to it bit for bit.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -19,8 +20,13 @@ inline double e2m1(int code) {
 }
 
 inline double e4m3(int code) {  // codes 0..0x7E
-  const int exponent = code >> 3, mantissa = code & 7;
-  return exponent == 0 ? mantissa / 512.0 : (1 + mantissa / 8.0) * std::pow(2.0, exponent - 7);
+  static const auto values = [] {
+    std::array<double, 127> table;
+    for (int i = 0; i < 127; ++i)
+      table[i] = i < 8 ? i / 512.0 : (1 + i % 8 / 8.0) * std::pow(2.0, i / 8 - 7);
+    return table;
+  }();
+  return values[code];
 }
 
 // The code in [0, last] whose value is nearest to x >= 0; of two equally near the even one.
@@ -45,12 +51,12 @@ inline int scale_code(float wanted) {
 }
 
 inline float error(const float* x, int scale, float global, float amax) {
-  const float d = static_cast<float>(e4m3(scale)) * global,
-              unit = d / std::fmax(amax, 0x1p-9f * global);
+  const float d = static_cast<float>(e4m3(scale)) * global;
+  const float unit = std::ldexp(1.0f, -std::clamp(std::ilogb(amax), -126, 126));
   std::array<float, 16> squares;
   for (int i = 0; i < 16; ++i) {
-    const float quotient = x[i] / d;
-    const float e = (quotient - static_cast<float>(e2m1(encode_e2m1(quotient)))) * unit;
+    const float y = static_cast<float>(e2m1(encode_e2m1(x[i] / d))) * d;
+    const float e = (x[i] - y) * unit;
     squares[i] = e * e;
   }
   for (int half = 8; half > 0; half /= 2)
