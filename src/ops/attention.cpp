@@ -1,35 +1,172 @@
-// Causal grouped-query attention within documents.
-#include <cmath>
+// Causal grouped-query attention within documents: the operator around attention_kernel. Work is
+// handed out by document and key-value head, each computed the same on any thread, so packing and
+// thread count change no bit.
+#include <hwy/aligned_allocator.h>
 
+#include <atomic>
+
+#include "ops/attention_kernel.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
 
 namespace qad::ops {
+namespace {
 
 using at::Tensor;
 
-Tensor attention(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
-                 std::int64_t kv_heads, double scale) {
+struct Shape {
+  std::int64_t heads, kv_heads, dim, documents, longest = 0;
+  const std::int32_t* starts;
+  float scale;
+  std::int64_t group() const { return heads / kv_heads; }
+  std::int64_t stride() const { return (heads + 2 * kv_heads) * dim; }
+};
+
+Shape check_shape(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
+                  std::int64_t kv_heads, double scale) {
   check_floats(qkv, 3, "attention", "qkv");
   check_ints(cu_seqlens, at::kInt, "attention", "cu_seqlens");
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "attention",
         "heads: expected a multiple of {} key-value heads, found {}", kv_heads, heads);
   check_size(qkv.size(1), heads + 2 * kv_heads, "attention", "heads of qkv");
-  const auto at = cu_seqlens.contiguous();
-  const std::int32_t* cu = at.const_data_ptr<std::int32_t>();
-  std::vector<Tensor> out;
-  for (std::int64_t i = 0; i + 1 < at.numel(); ++i) {
-    const std::int64_t n = cu[i + 1] - cu[i];
-    const Tensor doc = qkv.narrow(0, cu[i], n).transpose(0, 1);  // [heads, n, D]
-    const Tensor q = doc.narrow(0, 0, heads);
-    const Tensor k = doc.narrow(0, heads, kv_heads).repeat_interleave(heads / kv_heads, 0);
-    const Tensor v =
-        doc.narrow(0, heads + kv_heads, kv_heads).repeat_interleave(heads / kv_heads, 0);
-    const Tensor mask = at::ones({n, n}, at::kBool).triu(1);
-    const Tensor s = at::matmul(q, k.transpose(1, 2)).mul(scale).masked_fill(mask, -INFINITY);
-    out.push_back(at::matmul(s.softmax(-1), v).transpose(0, 1).reshape({n, -1}));
+  check(cu_seqlens.is_contiguous() && cu_seqlens.numel() >= 1, "attention",
+        "cu_seqlens: expected contiguous document starts and the number of tokens, found {} values",
+        cu_seqlens.numel());
+  Shape s{heads,
+          kv_heads,
+          qkv.size(2),
+          cu_seqlens.numel() - 1,
+          0,
+          cu_seqlens.const_data_ptr<std::int32_t>(),
+          static_cast<float>(scale)};
+  check(s.starts[0] == 0 && s.starts[s.documents] == qkv.size(0), "attention",
+        "cu_seqlens: expected to run from 0 to {} tokens, found {} to {}", qkv.size(0), s.starts[0],
+        s.starts[s.documents]);
+  for (std::int64_t i = 0; i < s.documents; ++i) {
+    check(s.starts[i] <= s.starts[i + 1], "attention",
+          "cu_seqlens: expected rising values, found {} before {}", s.starts[i], s.starts[i + 1]);
+    s.longest = std::max<std::int64_t>(s.longest, s.starts[i + 1] - s.starts[i]);
   }
-  return at::cat(out);
+  return s;
+}
+
+// The query heads [first, first + group) and their key-value head in a document.
+AttentionHeads heads_of(const Shape& s, const float* qkv, std::int64_t document, std::int64_t first,
+                        std::int64_t group) {
+  const float* row = qkv + s.starts[document] * s.stride();
+  const float* k = row + (s.heads + first / s.group()) * s.dim;
+  return {.q = row + first * s.dim,
+          .k = k,
+          .v = k + s.kv_heads * s.dim,
+          .stride = s.stride(),
+          .tokens = s.starts[document + 1] - s.starts[document],
+          .group = group,
+          .dim = s.dim,
+          .scale = s.scale};
+}
+
+// Calls f(task, scratch) for each task; whichever thread is free takes the next one.
+template <class F>
+void for_tasks(const Shape& s, std::int64_t tasks, F&& f) {
+  std::atomic<std::int64_t> next = 0;
+  at::parallel_for(
+      0, std::min<std::int64_t>(tasks, at::get_num_threads()), 1, [&](std::int64_t, std::int64_t) {
+        const auto scratch = hwy::AllocateAligned<float>(attention_scratch(s.longest, s.dim));
+        for (std::int64_t t = next++; t < tasks; t = next++) f(t, scratch.get());
+      });
+}
+
+std::tuple<Tensor, Tensor> attention_cpu(const Tensor& qkv, const Tensor& cu_seqlens,
+                                         std::int64_t heads, std::int64_t kv_heads, double scale) {
+  const Shape s = check_shape(qkv, cu_seqlens, heads, kv_heads, scale);
+  const Tensor in = qkv.contiguous();
+  const std::int64_t tokens = in.size(0);
+  Tensor out = at::empty({tokens, heads * s.dim}, in.options());
+  Tensor lse = at::empty({heads, tokens}, in.options());
+  const float* from = in.const_data_ptr<float>();
+  float *to = out.data_ptr<float>(), *log_sums = lse.data_ptr<float>();
+  // Heads of a group share packed keys and values, unless that leaves threads without work.
+  const bool grouped = s.documents * kv_heads >= 4 * at::get_num_threads();
+  const std::int64_t group = grouped ? s.group() : 1, per_document = heads / group;
+  for_tasks(s, s.documents * per_document, [&](std::int64_t task, float* scratch) {
+    const std::int64_t document = task / per_document, first = task % per_document * group;
+    const std::int64_t row = s.starts[document];
+    attention_forward(heads_of(s, from, document, first, group), to + (row * heads + first) * s.dim,
+                      heads * s.dim, log_sums + first * tokens + row, tokens, scratch);
+  });
+  return {out, lse};
+}
+
+Tensor attention_backward_cpu(const Tensor& grad, const Tensor& qkv, const Tensor& lse,
+                              const Tensor& cu_seqlens, std::int64_t heads, std::int64_t kv_heads,
+                              double scale) {
+  const Shape s = check_shape(qkv, cu_seqlens, heads, kv_heads, scale);
+  const Tensor in = qkv.contiguous(), g = grad.contiguous();
+  const std::int64_t tokens = in.size(0), group = s.group();
+  Tensor out = at::empty_like(in);
+  const float *from = in.const_data_ptr<float>(), *gp = g.const_data_ptr<float>();
+  const float* log_sums = lse.const_data_ptr<float>();
+  float* to = out.data_ptr<float>();
+  for_tasks(s, s.documents * kv_heads, [&](std::int64_t task, float* scratch) {
+    const std::int64_t document = task / kv_heads, kv = task % kv_heads;
+    const std::int64_t row = s.starts[document], first = kv * group;
+    float* dq = to + row * s.stride() + first * s.dim;
+    float* dk = to + row * s.stride() + (heads + kv) * s.dim;
+    attention_backward(heads_of(s, from, document, first, group),
+                       gp + (row * heads + first) * s.dim, heads * s.dim,
+                       log_sums + first * tokens + row, tokens, dq, dk, dk + kv_heads * s.dim,
+                       scratch);
+  });
+  return out;
+}
+
+TORCH_LIBRARY_FRAGMENT(qad, m) {
+  m.def(
+      "attention(Tensor qkv, Tensor cu_seqlens, int heads, int kv_heads, float scale) -> (Tensor "
+      "out, Tensor lse)");
+  m.def(
+      "attention_backward(Tensor grad, Tensor qkv, Tensor lse, Tensor cu_seqlens, int heads, int "
+      "kv_heads, float scale) -> Tensor");
+}
+TORCH_LIBRARY_IMPL(qad, CPU, m) {
+  m.impl("attention", attention_cpu);
+  m.impl("attention_backward", attention_backward_cpu);
+}
+
+std::tuple<Tensor, Tensor> forward(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
+                                   std::int64_t kv_heads, double scale) {
+  static const auto op = find_op<decltype(attention_cpu)>("qad::attention");
+  return call_kernel(op, qkv, cu_seqlens, heads, kv_heads, scale);
+}
+
+struct Attention : torch::autograd::Function<Attention> {
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& qkv,
+                        const Tensor& cu_seqlens, std::int64_t heads, std::int64_t kv_heads,
+                        double scale) {
+    auto [out, lse] = ops::forward(qkv, cu_seqlens, heads, kv_heads, scale);
+    ctx->save_for_backward({qkv, lse, cu_seqlens});
+    ctx->saved_data["heads"] = heads;
+    ctx->saved_data["kv_heads"] = kv_heads;
+    ctx->saved_data["scale"] = scale;
+    return out;
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
+    static const auto op = find_op<decltype(attention_backward_cpu)>("qad::attention_backward");
+    const auto saved = ctx->get_saved_variables();
+    auto& data = ctx->saved_data;
+    return {call_kernel(op, grads[0], saved[0], saved[1], saved[2], data["heads"].toInt(),
+                        data["kv_heads"].toInt(), data["scale"].toDouble()),
+            Tensor(), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor attention(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
+                 std::int64_t kv_heads, double scale) {
+  return recording({&qkv}) ? Attention::apply(qkv, cu_seqlens, heads, kv_heads, scale)
+                           : std::get<0>(forward(qkv, cu_seqlens, heads, kv_heads, scale));
 }
 
 }  // namespace qad::ops

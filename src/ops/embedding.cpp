@@ -57,9 +57,6 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("embedding", embedding_cpu);
   m.impl("embedding_backward", embedding_backward_cpu);
 }
-TORCH_LIBRARY_IMPL(qad, Autograd, m) {
-  m.impl("embedding", embedding);
-}
 
 Tensor forward(const Tensor& weight, const Tensor& ids) {
   static const auto op = find_op<decltype(embedding_cpu)>("qad::embedding");

@@ -25,14 +25,8 @@ TORCH_LIBRARY_FRAGMENT(qad, m) {
 Tensor linear_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   return linear_cpu(x, weight, bias.value_or(Tensor()));
 }
-Tensor linear_autograd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  return linear(x, weight, bias.value_or(Tensor()));
-}
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("linear", linear_op);
-}
-TORCH_LIBRARY_IMPL(qad, Autograd, m) {
-  m.impl("linear", linear_autograd);
 }
 
 Tensor forward(const Tensor& x, const Tensor& weight, const Tensor& bias) {

@@ -69,9 +69,6 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("swiglu", swiglu_cpu);
   m.impl("swiglu_backward", swiglu_backward_cpu);
 }
-TORCH_LIBRARY_IMPL(qad, Autograd, m) {
-  m.impl("swiglu", swiglu);
-}
 
 Tensor forward(const Tensor& gate_up) {
   static const auto op = find_op<decltype(swiglu_cpu)>("qad::swiglu");
