@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/random.h"
 #include "data/batch_builder.h"
 
 namespace qad::data {
@@ -18,18 +19,6 @@ namespace {
 
 constexpr std::uint64_t kOne = std::uint64_t{1} << 32;
 constexpr std::uint64_t kGolden = 0x9E3779B9;  // 2^32 / golden ratio, odd
-
-// splitmix64's finaliser (Steele, Lea, Flood 2014).
-std::uint64_t mix(std::uint64_t x) {
-  x += 0x9E3779B97F4A7C15;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
-  return x ^ (x >> 31);
-}
-
-std::uint64_t mix(std::uint64_t a, std::uint64_t b) {
-  return mix(mix(a) ^ b);
-}
 
 // Sum over i < n of floor((a i + b) / 2^32), modulo 2^64.
 std::uint64_t floor_sum(std::uint64_t n, std::uint64_t a, std::uint64_t b) {
@@ -63,7 +52,7 @@ std::uint64_t permute(std::uint64_t index, std::uint64_t size, std::uint64_t key
   do {
     std::uint64_t left = index >> half, right = index & mask;
     for (std::uint64_t round = 0; round < 6; ++round) {
-      const std::uint64_t next = left ^ (mix(key + round, right) & mask);
+      const std::uint64_t next = left ^ (random_bits(key + round, right) & mask);
       left = right;
       right = next;
     }
@@ -94,7 +83,7 @@ Stream::Stream(std::vector<Source> sources, std::uint64_t seed)
 
 Stream::Draw Stream::draw(std::int64_t k) const {
   check(k >= 0 && k < (std::int64_t{1} << 31), "stream", "draw {} is out of range", k);
-  const std::uint64_t n = static_cast<std::uint64_t>(k), start = mix(seed_) & (kOne - 1);
+  const std::uint64_t n = static_cast<std::uint64_t>(k), start = mix64(seed_) & (kOne - 1);
   const std::uint64_t at = (kGolden * n + start) & (kOne - 1);
   const auto s = static_cast<std::size_t>(std::upper_bound(bounds_.begin(), bounds_.end(), at) -
                                           bounds_.begin());
@@ -102,7 +91,7 @@ Stream::Draw Stream::draw(std::int64_t k) const {
       draws_below(n, start, bounds_[s]) - (s == 0 ? 0 : draws_below(n, start, bounds_[s - 1]));
   const std::uint64_t size = sources_[s].sequences.size();
   const std::uint64_t epoch = static_cast<std::uint64_t>(before) / size;
-  const std::uint64_t key = mix(mix(seed_, s), epoch);
+  const std::uint64_t key = random_bits(random_bits(seed_, s), epoch);
   return {s,
           static_cast<std::size_t>(permute(static_cast<std::uint64_t>(before) % size, size, key))};
 }
@@ -128,19 +117,21 @@ std::int64_t Stream::tokens_per_epoch() const {
 }
 
 std::uint64_t Stream::fingerprint() const {
-  std::uint64_t h = mix(seed_);
+  std::uint64_t h = seed_;
+  const auto add = [&h](auto value) { h = random_bits(h, static_cast<std::uint64_t>(value)); };
   for (std::size_t s = 0; s < sources_.size(); ++s) {
-    h = mix(h, bounds_[s]);
+    add(bounds_[s]);
     for (const Document& d : sources_[s].documents) {
-      h = mix(h, d.ids.size());
-      for (std::size_t i = 0; i < d.ids.size(); ++i)
-        h = mix(h ^ (static_cast<std::uint64_t>(d.ids[i]) << 1 | d.counts[i]));
+      add(d.ids.size());
+      for (std::size_t i = 0; i < d.ids.size(); ++i) add(2 * std::int64_t{d.ids[i]} + d.counts[i]);
     }
     for (const Sequence& sequence : sources_[s].sequences) {
-      h = mix(h, sequence.size());
-      for (const Piece& p : sequence)
-        h = mix(mix(h, static_cast<std::uint64_t>(p.document)),
-                static_cast<std::uint64_t>(p.begin << 32 | p.length));
+      add(sequence.size());
+      for (const Piece& p : sequence) {
+        add(p.document);
+        add(p.begin);
+        add(p.length);
+      }
     }
   }
   return h;

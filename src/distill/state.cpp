@@ -1,0 +1,41 @@
+// Safetensors through the checkpoint room, so that the state can be looked at with any tool.
+#include "distill/state.h"
+
+#include <cstring>
+
+#include "checkpoint/safetensors.h"
+#include "checkpoint/write.h"
+#include "core/error.h"
+
+namespace qad::distill {
+
+void save_state(const fs::path& folder, const Json& about, const NamedTensors& tensors) {
+  checkpoint::OutFolder out;
+  out.config = about;
+  out.max_shard_bytes = std::numeric_limits<std::int64_t>::max();  // read_state_tensors reads one
+  for (const auto& [name, tensor] : tensors)
+    out.tensors.push_back(
+        {name, checkpoint::DType::f32, tensor.sizes().vec(),
+         [t = tensor](std::byte* to) { std::memcpy(to, t.const_data_ptr(), t.nbytes()); }});
+  checkpoint::write_folder(folder, out);
+}
+
+Json read_state_json(const fs::path& folder) {
+  return read_json(folder / "config.json");
+}
+
+void read_state_tensors(const fs::path& folder, const NamedTensors& tensors) {
+  const auto file = checkpoint::read_safetensors(folder / "model.safetensors");
+  std::map<std::string_view, const checkpoint::Tensor*> found;
+  for (const checkpoint::Tensor& t : file.tensors) found[t.name] = &t;
+  for (const auto& [name, tensor] : tensors) {
+    const auto it = found.find(name);
+    check(it != found.end() && it->second->dtype == checkpoint::DType::f32 &&
+              tensor.sizes() == at::IntArrayRef(it->second->shape),
+          "resume", "{}: {} is missing or of another shape; is this the state of another model?",
+          folder.string(), name);
+    std::memcpy(tensor.data_ptr(), it->second->raw.data(), tensor.nbytes());
+  }
+}
+
+}  // namespace qad::distill

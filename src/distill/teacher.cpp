@@ -1,0 +1,37 @@
+// Forward passes of the frozen model.
+#include "distill/teacher.h"
+
+namespace qad::distill {
+
+at::Tensor Teacher::head_weight() const {
+  return present() ? model_->head_weight() : at::Tensor();
+}
+
+at::Tensor Teacher::compute(const models::Tokens& tokens) const {
+  const at::NoGradGuard guard;
+  return models::head_input(*model_, models::forward(*model_, tokens));
+}
+
+at::Tensor Teacher::hidden(const data::Stream& stream, std::int64_t first_draw,
+                           std::int64_t sequences, const data::Batch& batch) {
+  if (!present()) return {};
+  if (!cache_) return compute(batch.tokens);
+  std::vector<at::Tensor> rows;
+  for (std::int64_t k = first_draw; k < first_draw + sequences; ++k) {
+    const auto draw = stream.draw(k);
+    at::Tensor& cached = sequences_[{draw.source, draw.sequence}];
+    if (!cached.defined()) cached = compute(stream.batch(k, 1).tokens);
+    rows.push_back(cached);
+  }
+  return rows.size() == 1 ? rows.front() : at::cat(rows);
+}
+
+at::Tensor Teacher::validation_hidden(std::size_t i, const data::Batch& batch) {
+  if (!present()) return {};
+  if (!cache_) return compute(batch.tokens);
+  at::Tensor& cached = validation_[i];
+  if (!cached.defined()) cached = compute(batch.tokens);
+  return cached;
+}
+
+}  // namespace qad::distill

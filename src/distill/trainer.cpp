@@ -1,0 +1,250 @@
+// The loop: micro-batches, loss, backward, clip, update, validate, save.
+#include "distill/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "core/error.h"
+#include "distill/candidates.h"
+#include "distill/resume.h"
+#include "distill/state.h"
+#include "distill/teacher.h"
+#include "distill/weights.h"
+
+namespace qad::distill {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double total(const at::Tensor& t) {
+  return t.defined() ? t.sum(at::kDouble).item<double>() : 0;
+}
+
+void check_config(const TrainConfig& c, const models::Model& student,
+                  const models::Model* teacher) {
+  check(c.steps >= 0 && c.batch_sequences > 0 && c.seq_len > 0, "train",
+        "expected steps >= 0, batch_sequences > 0 and seq_len > 0, found {}, {} and {}", c.steps,
+        c.batch_sequences, c.seq_len);
+  const ops::LossWeights& l = c.loss;
+  const double divergence = l.forward_kl + l.reverse_kl + l.jensen_shannon + l.mse;
+  check(std::min({l.forward_kl, l.reverse_kl, l.jensen_shannon, l.mse, l.cross_entropy}) >= 0 &&
+            divergence + l.cross_entropy > 0,
+        "train", "expected weights of losses that are not negative, and one that is positive");
+  check(l.temperature > 0, "train", "expected temperature > 0, found {}", l.temperature);
+  check(teacher != nullptr || divergence == 0, "train",
+        "only cross_entropy can do without a teacher; give one, or set the other losses to 0");
+  check(teacher == nullptr || teacher->config.vocabulary == student.config.vocabulary, "train",
+        "the teacher has {} tokens, the student {}; distillation needs one vocabulary",
+        teacher == nullptr ? 0 : teacher->config.vocabulary, student.config.vocabulary);
+}
+
+}  // namespace
+
+struct Trainer::Impl {
+  Impl(models::Model& student, std::vector<at::Tensor> masters, const models::Model* teacher,
+       const quantize::Policy& policy, TrainConfig config)
+      : student(student),
+        config(std::move(config)),
+        weights(student, std::move(masters), policy.global),
+        teacher(teacher, this->config.cache_teacher),
+        candidates(this->config.state_folder, this->config.keep_best) {
+    check_config(this->config, student, teacher);
+    if (this->config.state_folder.empty()) return;
+    identity = to_json(this->config);
+    identity["model"] = fmt::format("{:016x}", fingerprint(weights.masters()));
+    if (teacher != nullptr)
+      identity["teacher"] =
+          fmt::format("{:016x}", fingerprint({teacher->embedding.value, teacher->final_norm.value,
+                                              teacher->head_weight()}));
+  }
+
+  StepInfo step_once(const data::Stream& stream);
+  Validation validate(const std::vector<data::Batch>& batches);
+  ops::HeadOutputs head(const data::Batch& batch, const at::Tensor& teacher_hidden,
+                        double normalizer);
+  void save();
+  void resume();
+  fs::path resume_folder() const { return fs::path(config.state_folder) / "resume"; }
+
+  models::Model& student;
+  const TrainConfig config;
+  Weights weights;
+  Teacher teacher;
+  Candidates candidates;
+  Json identity;  // what a resume point must agree with
+  TrainResult done;
+};
+
+ops::HeadOutputs Trainer::Impl::head(const data::Batch& batch, const at::Tensor& teacher_hidden,
+                                     double normalizer) {
+  const at::Tensor hidden = models::head_input(student, models::forward(student, batch.tokens));
+  return ops::head_loss({hidden, student.head_weight(), teacher_hidden, teacher.head_weight(),
+                         batch.labels, batch.weights},
+                        config.loss, normalizer);
+}
+
+StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
+  const auto start = Clock::now();
+  const std::int64_t first = done.steps_done * config.batch_sequences;
+  const std::int64_t micro =
+      config.micro_sequences > 0 ? config.micro_sequences : config.batch_sequences;
+  std::vector<data::Batch> batches;
+  double targets = 0;
+  for (std::int64_t at = 0; at < config.batch_sequences; at += micro) {
+    batches.push_back(stream.batch(first + at, std::min(micro, config.batch_sequences - at)));
+    targets += batches.back().targets;
+  }
+  // A batch of sequences without any target changes nothing but the step's count.
+  const double normalizer = std::max(targets, 1.0);
+  StepInfo info;
+  info.step = done.steps_done + 1;
+  info.steps = config.steps;
+  info.learning_rate = learning_rate_at(config, done.steps_done);
+  std::int64_t tokens = 0;
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const data::Batch& batch = batches[i];
+    const std::int64_t at = static_cast<std::int64_t>(i) * micro;
+    const ops::HeadOutputs out = head(
+        batch,
+        teacher.hidden(stream, first + at, std::min(micro, config.batch_sequences - at), batch),
+        normalizer);
+    out.loss.backward();
+    info.loss += out.loss.item<double>();
+    info.kl += total(out.kl) / normalizer;
+    info.ce += total(out.ce) / normalizer;
+    tokens += batch.tokens.ids.numel();
+  }
+  info.gradient_norm = weights.gradient_norm();
+  check(std::isfinite(info.gradient_norm) && std::isfinite(info.loss), "train",
+        "step {}: loss {} and gradient norm {}; training has diverged, try a lower learning rate",
+        info.step, info.loss, info.gradient_norm);
+  // As torch.nn.utils.clip_grad_norm_.
+  const double scale =
+      config.clip_norm > 0 ? std::min(1.0, config.clip_norm / (info.gradient_norm + 1e-6)) : 1;
+  weights.update(config, info.step, info.learning_rate, scale);
+  const double seconds = seconds_since(start);
+  done.steps_done = info.step;
+  done.tokens += tokens;
+  info.tokens = done.tokens;
+  info.tokens_per_second = static_cast<double>(tokens) / seconds;
+  return info;
+}
+
+Validation Trainer::Impl::validate(const std::vector<data::Batch>& batches) {
+  const at::NoGradGuard guard;
+  Validation v;
+  v.step = done.steps_done;
+  double targets = 0;
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const ops::HeadOutputs out = head(batches[i], teacher.validation_hidden(i, batches[i]), 1);
+    v.loss += out.loss.item<double>();
+    v.kl += total(out.kl);
+    v.ce += total(out.ce);
+    targets += batches[i].targets;
+  }
+  check(targets > 0, "train", "the validation data has no token to predict");
+  v.loss /= targets;
+  v.kl /= targets;
+  v.ce /= targets;
+  check(std::isfinite(v.loss), "train", "step {}: the validation loss is {}; training has diverged",
+        v.step, v.loss);
+  done.validations.push_back(v);
+  candidates.consider(v, weights);
+  done.kept = candidates.best();
+  return v;
+}
+
+void Trainer::Impl::save() {
+  if (config.state_folder.empty()) return;
+  Json about = {{"run", identity},
+                {"step", done.steps_done},
+                {"tokens", done.tokens},
+                {"seconds", done.seconds},
+                {"validations", to_json(done.validations)},
+                {"kept", to_json(done.kept)}};
+  about["weight_globals"] = weights.weight_globals();
+  save_state(resume_folder(), about, weights.state());
+  candidates.saved();
+}
+
+void Trainer::Impl::resume() {
+  if (config.state_folder.empty() || !fs::exists(resume_folder())) return;
+  const Json about = read_state_json(resume_folder());
+  check_same_run(about.at("run"), identity, config.state_folder);
+  read_state_tensors(resume_folder(), weights.state());
+  weights.set_weight_globals(about.at("weight_globals").get<std::vector<float>>());
+  weights.publish();
+  done.steps_done = about.at("step").get<std::int64_t>();
+  done.tokens = about.at("tokens").get<std::int64_t>();
+  done.seconds = about.at("seconds").get<double>();
+  done.validations = validations_of(about.at("validations"));
+  done.kept = validations_of(about.at("kept"));
+  candidates.resumed(done.kept);
+}
+
+Trainer::Trainer(models::Model& student, std::vector<at::Tensor> masters,
+                 const models::Model* teacher, const quantize::Policy& policy, TrainConfig config)
+    : impl_(std::make_unique<Impl>(student, std::move(masters), teacher, policy,
+                                   std::move(config))) {}
+
+Trainer::~Trainer() = default;
+
+TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::Batch>& validation,
+                           const Callbacks& callbacks) {
+  Impl& run = *impl_;
+  const TrainConfig& config = run.config;
+  run.identity["data"] = fmt::format("{:016x}", stream.fingerprint());
+  if (run.done.steps_done == 0) run.resume();
+  const auto start = Clock::now();
+  const double seconds_before = run.done.seconds;
+  const auto validate = [&] {
+    const Validation v = run.validate(validation);
+    if (callbacks.validation) callbacks.validation(v);
+  };
+  const auto save = [&] {
+    run.done.seconds = seconds_before + seconds_since(start);
+    run.save();
+  };
+
+  // Gradients are wanted here and nowhere else: the student is evaluated and exported without.
+  struct Gradients {
+    Weights& weights;
+    explicit Gradients(Weights& w) : weights(w) { weights.require_gradients(true); }
+    ~Gradients() { weights.require_gradients(false); }
+  } gradients(run.weights);
+
+  const bool fresh = run.done.steps_done < config.steps;
+  if (run.done.validations.empty() && config.validate_every > 0 && !validation.empty()) validate();
+  while (run.done.steps_done < config.steps) {
+    const StepInfo info = run.step_once(stream);
+    if (callbacks.step) callbacks.step(info);
+    const bool last = info.step == config.steps;
+    const auto due = [&](std::int64_t every) { return every > 0 && info.step % every == 0; };
+    if (!validation.empty() && (last || due(config.validate_every))) validate();
+    if (!last && callbacks.stop && callbacks.stop()) {
+      save();
+      run.done.interrupted = true;
+      return run.done;
+    }
+    if (!last && due(config.save_every)) save();
+  }
+  if (fresh) save();
+  run.done.interrupted = false;
+  return run.done;
+}
+
+void Trainer::restore(std::int64_t step) {
+  impl_->candidates.restore(step, impl_->weights);
+}
+
+const std::vector<at::Tensor>& Trainer::masters() const {
+  return impl_->weights.masters();
+}
+
+}  // namespace qad::distill
