@@ -68,10 +68,7 @@ struct Tokenizer::Impl {
     for (std::size_t id = 0; id < tokens.size(); ++id) known[id] = bpe.has(TokenId(id));
     special.resize(tokens.size());
     for (const Json& j : list) {
-      const Json& id_json = part(j, "id");
-      check(id_json.is_number_unsigned(), "tokenizer", "added_tokens: expected an \"id\" in {}",
-            j.dump());
-      const auto id = id_json.get<std::uint64_t>();
+      const std::size_t id = natural(part(j, "id"), "added_tokens: id");
       check(id < tokens.size() + 65536, "tokenizer",
             "added token {}: id {} is far beyond {} tokens", j.dump(), id, tokens.size());
       const AddedToken token = added_token_from(j, TokenId(id));
@@ -120,11 +117,10 @@ struct Tokenizer::Impl {
       check(ids.is_array() && !ids.empty(), "tokenizer",
             "post_processor: special token \"{}\" has no ids", name);
       for (const Json& id : ids) {
-        check(id.is_number_unsigned() && id.get<std::uint64_t>() < known.size() &&
-                  known[id.get<std::size_t>()],
-              "tokenizer", "post_processor: special token \"{}\" has unknown id {}", name,
-              id.dump());
-        (seen ? after : before).push_back(id.get<TokenId>());
+        const std::size_t value = natural(id, "post_processor: ids");
+        check(value < known.size() && known[value], "tokenizer",
+              "post_processor: special token \"{}\" has unknown id {}", name, value);
+        (seen ? after : before).push_back(TokenId(value));
       }
     }
     check(seen, "tokenizer", "post_processor: a template without the text");

@@ -71,12 +71,8 @@ void byte_fallback(std::vector<std::string>& tokens) {
 
 Decoder strip(const Json& j) {
   const std::string content = string_at(j, "content", "decoder Strip");
-  const auto count = [&](const char* key) {
-    check(j.contains(key) && j[key].is_number_unsigned(), "tokenizer",
-          "decoder Strip: expected a number \"{}\"", key);
-    return j[key].get<std::size_t>();
-  };
-  const std::size_t start = count("start"), stop = count("stop");
+  const std::size_t start = natural(j.value("start", Json()), "decoder Strip: start");
+  const std::size_t stop = natural(j.value("stop", Json()), "decoder Strip: stop");
   check(!content.empty(), "tokenizer", "decoder Strip: content is empty");
   return [=](std::vector<std::string>& tokens) {
     for (std::string& token : tokens) {

@@ -199,6 +199,12 @@ bool bool_at(const Json& object, const char* key, bool otherwise) {
   return object[key].get<bool>();
 }
 
+std::size_t natural(const Json& number, std::string_view where) {
+  check(number.is_number_integer() && number >= 0 && number <= (1 << 30), "tokenizer",
+        "{}: expected a whole number of at most 2^30, found {}", where, number.dump());
+  return number.get<std::size_t>();
+}
+
 std::string type_of(const Json& component) {
   if (!component.is_object() || !component.contains("type") || !component["type"].is_string())
     return "";

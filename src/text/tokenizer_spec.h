@@ -32,6 +32,8 @@ std::pair<std::string, std::string> split_merge(std::string_view merge);
 // from.
 std::string string_at(const Json& object, const char* key, std::string_view where);
 bool bool_at(const Json& object, const char* key, bool otherwise);
+// A whole number from 0 to 2^30; throws Error naming `where`.
+std::size_t natural(const Json& number, std::string_view where);
 // object.type, "" when there is none.
 std::string type_of(const Json& component);
 
