@@ -1,0 +1,420 @@
+// Statements and expressions. Scopes follow jinja2: loops, macros, blocks open one, if does not.
+#include "text/jinja_eval.h"
+
+#include <algorithm>
+
+#include "text/jinja_text.h"
+
+namespace qad::text::jinja {
+namespace {
+
+constexpr int kMaxDepth = 1000;  // of evaluation, macro calls included
+
+std::string_view text_of(const Value& v, std::string& storage, Budget& budget) {
+  if (const auto* s = v.str()) return s->text;
+  return storage = to_str(budget, v);
+}
+
+}  // namespace
+
+struct Interpreter::Deeper {
+  explicit Deeper(Interpreter& in) : self(in) {
+    if (++in.depth_ > kMaxDepth)
+      in.budget.raise("evaluation nested deeper than {} levels", kMaxDepth);
+    in.budget.spend(1);
+  }
+  ~Deeper() { --self.depth_; }
+  Interpreter& self;
+};
+
+Interpreter::Interpreter(const Json& variables) : scope_(std::make_shared<Scope>()) {
+  check(variables.is_object(), "chat_template", "expected the variables as a JSON object, found {}",
+        variables.type_name());
+  for (const auto& [key, value] : variables.items())
+    scope_->variables.emplace_back(std::string_view(key), from_json(budget, value));
+  scope_->outer = nullptr;
+  auto body = std::make_shared<Scope>();
+  body->outer = scope_;
+  scope_ = std::move(body);
+}
+
+Interpreter::~Interpreter() {
+  for (const auto& scope : closures_) scope->variables.clear();
+  for (const auto& space : namespaces_) space->items.clear();
+}
+
+Rendered Interpreter::run(const Body& body) {
+  exec(body);
+  return {std::move(text_), std::move(generated_)};
+}
+
+void Interpreter::write(std::string_view text) {
+  budget.spend(text.size() / 16);
+  if (out_->size() + text.size() > kMaxOutput)
+    budget.raise("more than {} bytes of output", kMaxOutput);
+  out_->append(text);
+}
+
+Value Interpreter::lookup(const std::string& name) const {
+  for (const Scope* s = scope_.get(); s; s = s->outer.get()) {
+    for (const auto& [key, value] : s->variables) {
+      if (key == name) return value;
+    }
+  }
+  Value found = global(name);
+  return found.undefined() ? undefined("'" + name + "' is undefined") : found;
+}
+
+void Interpreter::set(std::string_view name, Value value) {
+  for (auto& [key, old] : scope_->variables) {
+    if (key == name) {
+      old = std::move(value);
+      return;
+    }
+  }
+  scope_->variables.emplace_back(name, std::move(value));
+}
+
+void Interpreter::assign(const Expr& target, Value value) {
+  if (target.kind == Expr::kName) return set(target.name, std::move(value));
+  if (target.kind == Expr::kAttribute) {
+    const Value object = eval(*target.children[0]);
+    Namespace* space = object.space();
+    if (!space) budget.raise("cannot set attribute '{}': not a namespace", target.name);
+    if (target.name.starts_with("_")) budget.raise("a namespace cannot hold '{}'", target.name);
+    for (auto& [key, old] : space->items) {
+      if (key == target.name) {
+        old = std::move(value);
+        return;
+      }
+    }
+    space->items.emplace_back(target.name, std::move(value));
+    return;
+  }
+  const auto items = iterate(budget, value);
+  if (items->items.size() != target.children.size())
+    budget.raise("expected {} values to unpack, found {}", target.children.size(),
+                 items->items.size());
+  for (std::size_t i = 0; i < items->items.size(); ++i)
+    assign(*target.children[i], items->items[i]);
+}
+
+std::string Interpreter::capture(const Body& body, std::shared_ptr<Scope> scope) {
+  std::string text;
+  auto* const out = std::exchange(out_, &text);
+  const auto outer = std::exchange(scope_, std::move(scope));
+  exec(body);
+  scope_ = outer;
+  out_ = out;
+  return text;
+}
+
+Value Interpreter::make_namespace(const Args& args) {
+  budget.spend(100);
+  auto space = std::make_shared<Namespace>();
+  for (const Value& v : args.positional) {
+    if (!v.dict()) budget.raise("namespace() takes a dictionary, found {}", type_name(v));
+    for (const auto& [key, value] : v.dict()->items)
+      space->items.emplace_back(to_str(budget, key), value);
+  }
+  for (const auto& [key, value] : args.named) {
+    std::erase_if(space->items, [&](const auto& item) { return item.first == key; });
+    space->items.emplace_back(key, value);
+  }
+  for (const auto& [key, value] : space->items) {
+    if (key.starts_with("_")) budget.raise("a namespace cannot hold '{}'", key);
+  }
+  namespaces_.push_back(space);
+  return space;
+}
+
+Value Interpreter::macro(const Stmt& s, std::string name) {
+  budget.spend(100);
+  if (closures_.empty() || closures_.back() != scope_) closures_.push_back(scope_);
+  const auto body = [&s, closure = std::weak_ptr<Scope>(scope_)](Interpreter& in,
+                                                                 const Args& args) -> Value {
+    const Deeper deeper(in);
+    auto scope = std::make_shared<Scope>();
+    scope->outer = closure.lock();
+    if (args.positional.size() > s.parameters.size())
+      in.budget.raise("macro '{}' takes not more than {} arguments", s.text, s.parameters.size());
+    const auto caller_scope = std::exchange(in.scope_, scope);
+    for (const auto& [key, value] : args.named) {
+      const bool known =
+          key == "caller" || std::any_of(s.parameters.begin(), s.parameters.end(),
+                                         [&](const auto& p) { return p.first == key; });
+      if (!known) in.budget.raise("macro '{}' takes no keyword argument '{}'", s.text, key);
+      if (key == "caller") in.set("caller", value);
+    }
+    for (std::size_t i = 0; i < s.parameters.size(); ++i) {
+      const auto& [key, fallback] = s.parameters[i];
+      const auto named = std::find_if(args.named.begin(), args.named.end(),
+                                      [&](const auto& a) { return a.first == key; });
+      if (i < args.positional.size())
+        in.set(key, args.positional[i]);
+      else if (named != args.named.end())
+        in.set(key, named->second);
+      else
+        in.set(key, fallback ? in.eval(*fallback)
+                             : undefined("parameter '" + key + "' was not provided"));
+    }
+    in.scope_ = caller_scope;
+    return Value(in.capture(s.body, std::move(scope)));
+  };
+  return std::make_shared<const Callable>(Callable{std::move(name), body, 0, true});
+}
+
+Value Interpreter::call(const Value& callee, const Args& args) {
+  if (callee.undefined()) {
+    const auto& hint = std::get<Undefined>(callee).hint;
+    budget.raise("{}; it cannot be called", hint ? *hint : "a value is undefined");
+  }
+  if (!callee.callable()) budget.raise("'{}' object is not callable", type_name(callee));
+  return callee.callable()->call(*this, args);
+}
+
+Interpreter::Flow Interpreter::exec(const Body& body) {
+  for (const Stmt& s : body) {
+    if (const Flow flow = exec(s); flow != Flow::kNext) return flow;
+  }
+  return Flow::kNext;
+}
+
+Interpreter::Flow Interpreter::exec(const Stmt& s) {
+  const Deeper deeper(*this);
+  budget.line = s.line;
+  const auto inner = [this] {
+    auto scope = std::make_shared<Scope>();
+    scope->outer = scope_;
+    return scope;
+  };
+  switch (s.kind) {
+    case Stmt::kText:
+      write(s.text);
+      break;
+    case Stmt::kPrint: {
+      std::string storage;
+      const Value v = eval(*s.expr);
+      write(text_of(v, storage, budget));
+      break;
+    }
+    case Stmt::kIf:
+      for (const auto& [condition, body] : s.branches) {
+        if (!condition || truth(eval(*condition))) return exec(body);
+      }
+      break;
+    case Stmt::kFor:
+      return exec_for(s);
+    case Stmt::kSet:
+      assign(*s.target, eval(*s.expr));
+      break;
+    case Stmt::kSetBlock: {
+      Value text(capture(s.body, inner()));
+      if (s.expr) text = filter_block(*s.expr, text);
+      assign(*s.target, std::move(text));
+      break;
+    }
+    case Stmt::kMacro:
+      set(s.text, macro(s, s.text));
+      break;
+    case Stmt::kCall: {
+      const Value callee = eval(*s.expr->children[0]);
+      Args args = eval_args(*s.expr);
+      args.named.emplace_back("caller", macro(s, "caller"));
+      std::string storage;
+      const Value v = call(callee, args);
+      write(text_of(v, storage, budget));
+      break;
+    }
+    case Stmt::kFilter: {
+      std::string storage;
+      const Value v = filter_block(*s.expr, Value(capture(s.body, inner())));
+      write(text_of(v, storage, budget));
+      break;
+    }
+    case Stmt::kGeneration: {
+      // Inside a captured block Transformers counts from the text that is out already; so do we.
+      const std::string text = capture(s.body, inner());
+      generated_.emplace_back(text_.size(), text_.size() + text.size());
+      write(text);
+      break;
+    }
+    case Stmt::kWith: {
+      auto scope = inner();
+      for (const auto& [name, value] : s.parameters)
+        scope->variables.emplace_back(name, eval(*value));
+      const auto outer = std::exchange(scope_, std::move(scope));
+      const Flow flow = exec(s.body);
+      scope_ = outer;
+      return flow;
+    }
+    case Stmt::kBreak:
+      return Flow::kBreak;
+    case Stmt::kContinue:
+      return Flow::kContinue;
+  }
+  return Flow::kNext;
+}
+
+Interpreter::Flow Interpreter::exec_for(const Stmt& s) {
+  const auto outer = scope_;
+  const auto inside = [&] {
+    auto scope = std::make_shared<Scope>();
+    scope->outer = outer;
+    scope_ = std::move(scope);
+  };
+  auto items = iterate(budget, eval(*s.expr));
+  if (s.condition) {
+    std::vector<Value> kept;
+    for (const Value& item : items->items) {
+      inside();
+      assign(*s.target, item);
+      if (truth(eval(*s.condition))) kept.push_back(item);
+    }
+    items = std::get<std::shared_ptr<const Sequence>>(make_sequence(budget, std::move(kept)));
+  }
+  Flow result = Flow::kNext;
+  if (items->items.empty()) {
+    inside();
+    result = exec(s.else_body);
+  }
+  const auto loop = std::make_shared<Loop>(Loop{items, 0, {}});
+  for (; loop->index < items->items.size(); ++loop->index) {
+    inside();
+    budget.spend(3);  // a scope costs more than a node
+    scope_->variables.emplace_back("loop", loop);
+    assign(*s.target, items->items[loop->index]);
+    if (exec(s.body) == Flow::kBreak) break;
+  }
+  scope_ = outer;
+  return result;
+}
+
+Value Interpreter::eval(const Expr& e) {
+  const Deeper deeper(*this);
+  budget.line = e.line;
+  const auto child = [&](std::size_t i) { return eval(*e.children[i]); };
+  const auto part = [&](std::size_t i) {
+    return e.children[i] ? eval(*e.children[i]) : Value(nullptr);
+  };
+  switch (e.kind) {
+    case Expr::kConstant:
+      return e.value;
+    case Expr::kName:
+      return lookup(e.name);
+    case Expr::kList:
+    case Expr::kTuple: {
+      std::vector<Value> items;
+      for (const auto& c : e.children) items.push_back(eval(*c));
+      return make_sequence(budget, std::move(items),
+                           e.kind == Expr::kTuple ? Sequence::kTuple : Sequence::kList);
+    }
+    case Expr::kDict: {
+      std::vector<std::pair<Value, Value>> items;
+      for (std::size_t i = 0; i < e.children.size(); i += 2) {
+        Value key = child(i);
+        items.emplace_back(std::move(key), child(i + 1));
+      }
+      return make_dict(budget, std::move(items));
+    }
+    case Expr::kAttribute:
+      return attribute(*this, child(0), e.name);
+    case Expr::kSubscript: {
+      const Value object = child(0);
+      return subscript(*this, object, child(1));
+    }
+    case Expr::kSlice: {
+      const Value object = child(0), start = part(1), stop = part(2);
+      return slice(budget, object, start, stop, part(3));
+    }
+    case Expr::kCall:
+      return eval_call(e);
+    case Expr::kFilter:
+      return eval_filter(e, child(0));
+    case Expr::kTest: {
+      const Value input = child(0);
+      return apply_test(*this, e.name, input, eval_args(e));
+    }
+    case Expr::kUnary: {
+      const Value v = child(0);
+      if (e.name == "not") return !truth(v);
+      if (const auto* d = v.real()) return e.name == "-" ? -*d : *d;
+      return binary(budget, e.name, Value(std::int64_t{0}), v);
+    }
+    case Expr::kBinary: {
+      const Value left = child(0);
+      return binary(budget, e.name, left, child(1));
+    }
+    case Expr::kConcat: {
+      std::string out, storage;
+      for (const auto& c : e.children) {
+        const Value v = eval(*c);
+        out += text_of(v, storage, budget);
+        budget.spend(out.size() / 16);
+      }
+      return Value(std::move(out));
+    }
+    case Expr::kCompare:
+      return eval_compare(e);
+    case Expr::kAnd:
+    case Expr::kOr: {
+      Value left = child(0);
+      return truth(left) == (e.kind == Expr::kOr) ? left : child(1);
+    }
+    case Expr::kConditional:
+      if (truth(child(0))) return child(1);
+      return e.children[2]
+                 ? child(2)
+                 : undefined("the inline if-expression evaluated to false and has no else");
+  }
+  return {};
+}
+
+Value Interpreter::eval_compare(const Expr& e) {
+  Value left = eval(*e.children[0]);
+  for (std::size_t i = 0; i < e.operators.size(); ++i) {
+    Value right = eval(*e.children[i + 1]);
+    const std::string& op = e.operators[i];
+    bool result = false;
+    if (op == "==" || op == "!=")
+      result = equal(budget, left, right) == (op == "==");
+    else if (op == "in" || op == "not in")
+      result = contains(budget, right, left) == (op == "in");
+    else {
+      const int order = compare(budget, left, right);
+      result = op == "<" ? order < 0 : op == "<=" ? order <= 0 : op == ">" ? order > 0 : order >= 0;
+    }
+    if (!result) return false;
+    left = std::move(right);
+  }
+  return true;
+}
+
+Args Interpreter::eval_args(const Expr& e) {
+  Args args;
+  for (std::size_t i = 1; i < e.children.size(); ++i)
+    args.positional.push_back(eval(*e.children[i]));
+  for (const auto& [key, value] : e.named) args.named.emplace_back(key, eval(*value));
+  return args;
+}
+
+Value Interpreter::eval_call(const Expr& e) {
+  const Value callee = eval(*e.children[0]);
+  const Args args = eval_args(e);
+  budget.line = e.line;
+  return call(callee, args);
+}
+
+// {% filter a | b %}: children[0] of b is a, and that of a is null.
+Value Interpreter::filter_block(const Expr& e, const Value& text) {
+  return eval_filter(e, e.children[0] ? filter_block(*e.children[0], text) : text);
+}
+
+Value Interpreter::eval_filter(const Expr& e, const Value& input) {
+  const Deeper deeper(*this);
+  const Args args = eval_args(e);
+  budget.line = e.line;
+  return apply_filter(*this, e.name, input, args);
+}
+
+}  // namespace qad::text::jinja
