@@ -200,14 +200,16 @@ Json rope_scaling(const GgufFile& file, const Keys& keys, std::int64_t head_dim,
         file.where, name);
   Json scaling{{"rope_type", name}, {"factor", keys.number("rope.scaling.factor")}};
   if (name == "yarn") {
+    keys.require_neutral("rope.scaling.attn_factor", 1);  // Hugging Face's is another quantity
+    keys.require_neutral("rope.scaling.yarn_attn_factor", 1);
+    keys.require_neutral("rope.scaling.yarn_ext_factor", 1);
+    keys.require_neutral("rope.scaling.yarn_log_multiplier", 0);
     scaling["original_max_position_embeddings"] =
         keys.integer("rope.scaling.original_context_length");
-    if (keys.find("rope.scaling.yarn_beta_fast"))
-      scaling["beta_fast"] = keys.number("rope.scaling.yarn_beta_fast");
-    if (keys.find("rope.scaling.yarn_beta_slow"))
-      scaling["beta_slow"] = keys.number("rope.scaling.yarn_beta_slow");
-    if (keys.find("rope.scaling.attn_factor"))
-      scaling["attention_factor"] = keys.number("rope.scaling.attn_factor");
+    for (const auto beta : {"beta_fast", "beta_slow"}) {
+      const std::string key = fmt::format("rope.scaling.yarn_{}", beta);
+      if (keys.find(key)) scaling[beta] = keys.number(key);
+    }
   }
   return scaling;
 }
@@ -255,7 +257,8 @@ Json gguf_config(const GgufFile& file) {
         "attention.max_alibi_bias", "attn_logit_softcapping", "final_logit_softcapping"}) {
     keys.require_neutral(key, 0);
   }
-  for (const auto key : {"attention.causal", "logit_scale", "residual_scale", "embedding_scale"}) {
+  for (const auto key : {"attention.causal", "logit_scale", "residual_scale", "embedding_scale",
+                         "rope.scale_linear"}) {
     keys.require_neutral(key, 1);
   }
 
