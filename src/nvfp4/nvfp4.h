@@ -34,10 +34,11 @@ enum class GlobalScale { pow2, amax };
 // mapping the largest to 6 or to 4.
 enum class BlockScale { max, mse, four_over_six };
 
-std::uint8_t e4m3_encode(float x);  // round to nearest even, saturating at +-448; NaN -> 0x7F
+// Nearest even, saturating at +-448; NaN gives 0x7F.
+std::uint8_t e4m3_encode(float x);
 float e4m3_decode(std::uint8_t code);
-std::uint8_t e2m1_encode(
-    float x);  // round to nearest even code, saturating at +-6; -0.0 -> 0, tiny negatives -> 8
+// Nearest, ties to the even code, saturating at +-6; -0.0 gives 0, a tiny negative 8.
+std::uint8_t e2m1_encode(float x);
 float e2m1_decode(std::uint8_t code);
 float round_to_bf16(float x);  // nearest even
 
@@ -53,12 +54,13 @@ inline std::int64_t blocks_per_row(std::int64_t cols) {
 
 // codes: rows * blocks_per_row(cols) * 8 bytes, even column in the low nibble; scales: rows *
 // blocks_per_row(cols). A tail block is padded with zeros. Values must be finite (see amax).
+// Throws Error when `global` is below kMinGlobal, or so large that 6 * 448 * global overflows.
 void quantize(const float* x, std::int64_t rows, std::int64_t cols, float global, BlockScale rule,
               std::uint8_t* codes, std::uint8_t* scales);
 void dequantize(const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t rows,
                 std::int64_t cols, float global, float* y);
-// y may be x. Returns how many values exceed the largest representable magnitude 2688 * global
-// (clipped).
+// y may be x. Returns how many values are clipped: larger than 2688 * global by more than rounding.
+// A NaN stays NaN in its place. Throws Error as quantize does.
 std::int64_t fake_quantize(const float* x, std::int64_t rows, std::int64_t cols, float global,
                            BlockScale rule, float* y);
 
