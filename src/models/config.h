@@ -12,12 +12,17 @@
 
 namespace qad::models {
 
-// Inverse frequencies are computed in FP32 (models.md 2.2).
+// Rotary embedding over the whole head (rope.h computes with it). Scalings whose frequencies depend
+// on the sequence's length (dynamic, longrope) are an Error.
 struct Rope {
-  enum class Kind { plain, linear, dynamic, llama3, yarn } kind = Kind::plain;
+  enum class Kind { plain, linear, llama3, yarn } kind = Kind::plain;
   double theta = 10000;
-  double factor = 1, low_freq_factor = 1, high_freq_factor = 4;
-  std::int64_t original_max_position = 0;
+  double factor = 1;
+  std::int64_t original_max_position = 0;            // llama3 and yarn
+  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  double attention_factor = 1;                       // yarn: multiplies cos and sin
+  bool truncate = true;                              // yarn: whole-numbered correction range
 };
 
 struct AttentionConfig {
@@ -49,6 +54,8 @@ struct ModelConfig {
   std::optional<std::int64_t> bos;
 };
 
+// Throws Error "[parse_config] config.json: KEY: ..." for what is missing, malformed or
+// unsupported.
 ModelConfig parse_config(const Json& config, const Json& generation_config);
 
 }  // namespace qad::models

@@ -27,6 +27,9 @@ struct Part {
   std::int64_t rows;
 };
 
+// Its name without ".weight", as policies and quantisation metadata speak of it.
+std::string linear_name(const Part& part);
+
 struct Parameter {
   std::vector<Part> parts;
   at::Tensor value;  // FP32 [rows, cols] or [rows]
@@ -74,8 +77,7 @@ struct Model {
   Parameter embedding;
   std::vector<Layer> layers;
   Parameter final_norm;
-  std::optional<Linear> head;     // absent when tied: the embedding serves
-  at::Tensor rope_cos, rope_sin;  // [positions, head_dim / 2], see forward.cpp
+  std::optional<Linear> head;  // absent when tied: the embedding serves
 
   const at::Tensor& head_weight() const;  // [V, H]
 };
@@ -110,15 +112,17 @@ at::Tensor head_input(const Model& model, const at::Tensor& hidden);
 
 // Every parameter in checkpoint order; every linear in checkpoint order.
 std::vector<Parameter*> parameters(Model& model);
+std::vector<const Parameter*> parameters(const Model& model);
 std::vector<Linear*> linears(Model& model);
 std::vector<const Linear*> linears(const Model& model);
 
-// Builds from config alone (all values zero-sized until loaded): names and shapes, for inspection
-// and planning.
+// Builds from config alone: names and shapes (values are meta tensors, without storage), for
+// inspection and planning.
 Model build(const ModelConfig& config);
 // Reads a checkpoint: plain weights, or NVFP4 ones dequantised with LinearQuant set, so that
 // forward() does what the deployed kernel does. Throws Error for missing, extra or misshapen
-// tensors and non-finite values, naming each.
+// tensors and non-finite values, naming each. A tied model's own lm_head.weight must equal the
+// embedding.
 Model load(const checkpoint::Checkpoint& c);
 
 }  // namespace qad::models

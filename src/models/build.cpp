@@ -1,0 +1,168 @@
+// From a configuration to parameters with their Hugging Face names and shapes. Blocks are built
+// through a scope, so that a name is written where its parameter is (design decision 4).
+#include <fmt/core.h>
+
+#include "models/model.h"
+
+namespace qad::models {
+namespace {
+
+struct Scope {
+  std::string prefix;
+
+  Scope operator/(std::string_view name) const {
+    return {prefix.empty() ? std::string(name) : fmt::format("{}.{}", prefix, name)};
+  }
+  Scope operator/(std::size_t i) const { return *this / std::to_string(i); }
+};
+
+struct Rows {
+  const char* name;
+  std::int64_t rows;
+};
+
+at::Tensor shape_only(at::IntArrayRef shape) {
+  return at::empty(shape, at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
+}
+
+Parameter vector(const Scope& scope, std::int64_t rows) {
+  return {{{(scope / "weight").prefix, rows}}, shape_only({rows})};
+}
+
+// One matrix of several named parts that read the same input (design decision 3).
+Linear linear(const Scope& scope, const char* kind, int layer, std::initializer_list<Rows> parts,
+              std::int64_t cols, bool bias) {
+  Linear out{kind, layer, {}, std::nullopt, nullptr};
+  Parameter biases;
+  std::int64_t rows = 0;
+  for (const Rows& part : parts) {
+    out.weight.parts.push_back({(scope / part.name / "weight").prefix, part.rows});
+    biases.parts.push_back({(scope / part.name / "bias").prefix, part.rows});
+    rows += part.rows;
+  }
+  out.weight.value = shape_only({rows, cols});
+  if (bias) {
+    biases.value = shape_only({rows});
+    out.bias = std::move(biases);
+  }
+  return out;
+}
+
+Attention attention(const Scope& scope, const AttentionConfig& c, int layer, std::int64_t hidden) {
+  const std::int64_t q = c.heads * c.head_dim, kv = c.kv_heads * c.head_dim;
+  Attention out{c,
+                linear(scope, "qkv", layer, {{"q_proj", q}, {"k_proj", kv}, {"v_proj", kv}}, hidden,
+                       c.qkv_bias),
+                linear(scope, "o", layer, {{"o_proj", hidden}}, q, c.output_bias), std::nullopt,
+                std::nullopt};
+  if (c.qk_norm) {
+    out.q_norm = vector(scope / "q_norm", c.head_dim);
+    out.k_norm = vector(scope / "k_norm", c.head_dim);
+  }
+  return out;
+}
+
+Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden) {
+  return {c,
+          linear(scope, "gate_up", layer, {{"gate_proj", c.width}, {"up_proj", c.width}}, hidden,
+                 c.bias),
+          linear(scope, "down", layer, {{"down_proj", hidden}}, c.width, c.bias)};
+}
+
+// Calls the visitors in checkpoint order; one walk, so that all lists agree.
+template <class Model, class OnParameter, class OnLinear>
+void walk(Model& model, OnParameter&& parameter, OnLinear&& linear) {
+  const auto matrix = [&](auto& l) {
+    linear(l);
+    parameter(l.weight);
+    if (l.bias) parameter(*l.bias);
+  };
+  const auto optional = [&](auto& p) {
+    if (p) parameter(*p);
+  };
+  parameter(model.embedding);
+  for (auto& layer : model.layers) {
+    optional(layer.attention_norm);
+    if (layer.attention) {
+      matrix(layer.attention->qkv);
+      optional(layer.attention->q_norm);
+      optional(layer.attention->k_norm);
+      matrix(layer.attention->output);
+    }
+    optional(layer.mlp_norm);
+    if (layer.mlp) {
+      matrix(layer.mlp->gate_up);
+      matrix(layer.mlp->down);
+    }
+  }
+  parameter(model.final_norm);
+  if (model.head) matrix(*model.head);
+}
+
+}  // namespace
+
+std::string linear_name(const Part& part) {
+  return part.name.substr(0, part.name.size() - std::string_view(".weight").size());
+}
+
+Model build(const ModelConfig& config) {
+  const Scope root, body = root / "model";
+  Model model;
+  model.config = config;
+  model.embedding = {{{(body / "embed_tokens" / "weight").prefix, config.vocabulary}},
+                     shape_only({config.vocabulary, config.hidden})};
+  for (std::size_t i = 0; i < config.layers.size(); ++i) {
+    const Scope scope = body / "layers" / i;
+    const LayerConfig& c = config.layers[i];
+    Layer layer;
+    if (c.attention) {
+      layer.attention_norm = vector(scope / "input_layernorm", config.hidden);
+      layer.attention =
+          attention(scope / "self_attn", *c.attention, static_cast<int>(i), config.hidden);
+    }
+    if (c.mlp) {
+      layer.mlp_norm = vector(scope / "post_attention_layernorm", config.hidden);
+      layer.mlp = mlp(scope / "mlp", *c.mlp, static_cast<int>(i), config.hidden);
+    }
+    model.layers.push_back(std::move(layer));
+  }
+  model.final_norm = vector(body / "norm", config.hidden);
+  if (!config.tied)
+    model.head =
+        linear(root, "lm_head", -1, {{"lm_head", config.vocabulary}}, config.hidden, false);
+  return model;
+}
+
+const at::Tensor& Model::head_weight() const {
+  return head ? head->weight.value : embedding.value;
+}
+
+std::vector<Parameter*> parameters(Model& model) {
+  std::vector<Parameter*> out;
+  walk(
+      model, [&](Parameter& p) { out.push_back(&p); }, [](Linear&) {});
+  return out;
+}
+
+std::vector<const Parameter*> parameters(const Model& model) {
+  std::vector<const Parameter*> out;
+  walk(
+      model, [&](const Parameter& p) { out.push_back(&p); }, [](const Linear&) {});
+  return out;
+}
+
+std::vector<Linear*> linears(Model& model) {
+  std::vector<Linear*> out;
+  walk(
+      model, [](Parameter&) {}, [&](Linear& l) { out.push_back(&l); });
+  return out;
+}
+
+std::vector<const Linear*> linears(const Model& model) {
+  std::vector<const Linear*> out;
+  walk(
+      model, [](const Parameter&) {}, [&](const Linear& l) { out.push_back(&l); });
+  return out;
+}
+
+}  // namespace qad::models

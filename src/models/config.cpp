@@ -1,0 +1,242 @@
+// config.json as its many writers spell it: rope parameters in three places, null for "default",
+// keys that only matter with another value than usual. What would change the function and is not
+// implemented is an Error.
+#include "models/config.h"
+
+#include <cmath>
+#include <initializer_list>
+
+#include "core/error.h"
+
+namespace qad::models {
+namespace {
+
+constexpr std::string_view kOperation = "parse_config";
+
+const Json* find(const Json& json, const char* key) {
+  const auto it = json.find(key);
+  return it == json.end() || it->is_null() ? nullptr : &*it;
+}
+
+std::int64_t integer(const Json& json, const char* key, std::int64_t least, std::int64_t most) {
+  const Json* value = find(json, key);
+  check(value != nullptr, kOperation, "config.json: {}: expected a number, found none", key);
+  check(value->is_number_integer(), kOperation,
+        "config.json: {}: expected a whole number, found {}", key, value->dump());
+  const auto n = value->is_number_unsigned() && value->get<std::uint64_t>() > INT64_MAX
+                     ? INT64_MAX
+                     : value->get<std::int64_t>();
+  check(n >= least && n <= most, kOperation, "config.json: {}: expected {} to {}, found {}", key,
+        least, most, value->dump());
+  return n;
+}
+
+std::int64_t size(const Json& json, const char* key) {
+  return integer(json, key, 1, std::int64_t{1} << 31);
+}
+
+std::int64_t size_or(const Json& json, const char* key, std::int64_t fallback) {
+  return find(json, key) ? size(json, key) : fallback;
+}
+
+double number_or(const Json& json, const char* key, double fallback) {
+  const Json* value = find(json, key);
+  if (!value) return fallback;
+  check(value->is_number(), kOperation, "config.json: {}: expected a number, found {}", key,
+        value->dump());
+  const double x = value->get<double>();
+  check(std::isfinite(x) && x > 0, kOperation,
+        "config.json: {}: expected a positive number, found {}", key, x);
+  return x;
+}
+
+bool boolean_or(const Json& json, const char* key, bool fallback) {
+  const Json* value = find(json, key);
+  if (!value) return fallback;
+  check(value->is_boolean(), kOperation, "config.json: {}: expected true or false, found {}", key,
+        value->dump());
+  return value->get<bool>();
+}
+
+std::string text_or(const Json& json, const char* key, const char* fallback) {
+  const Json* value = find(json, key);
+  if (!value) return fallback;
+  check(value->is_string(), kOperation, "config.json: {}: expected a string, found {}", key,
+        value->dump());
+  return value->get<std::string>();
+}
+
+std::vector<std::int64_t> token_ids(const Json& json, const char* file, const char* key) {
+  std::vector<std::int64_t> ids;
+  const Json list = json.is_array() ? json : Json::array({json});
+  for (const Json& id : list) {
+    check(id.is_number_integer(), kOperation, "{}: {}: expected a token id or a list, found {}",
+          file, key, json.dump());
+    ids.push_back(id.get<std::int64_t>());
+  }
+  return ids;
+}
+
+// Older files: rope_theta and rope_scaling {type or rope_type}; 5.x: rope_parameters with both.
+Rope parse_rope(const Json& config, std::int64_t max_positions) {
+  Json scaling = Json::object();
+  for (const char* key : {"rope_parameters", "rope_scaling"}) {
+    const Json* found = find(config, key);
+    if (!found) continue;
+    check(found->is_object(), kOperation, "config.json: {}: expected an object, found {}", key,
+          found->dump());
+    for (const auto& [name, value] : found->items())
+      check(!value.is_object(), kOperation,
+            "config.json: {}.{}: one rope for all layers is supported, found one a layer type", key,
+            name);
+    scaling = *found;
+    break;
+  }
+  for (const Json* where : std::initializer_list<const Json*>{&scaling, &config})
+    check(number_or(*where, "partial_rotary_factor", 1) == 1, kOperation,
+          "config.json: partial_rotary_factor: only 1 is supported, found {}",
+          find(*where, "partial_rotary_factor")->dump());
+
+  Rope rope;
+  rope.theta = number_or(scaling, "rope_theta", number_or(config, "rope_theta", rope.theta));
+  const std::string type =
+      text_or(scaling, "rope_type", text_or(scaling, "type", "default").c_str());
+  if (type == "default") return rope;
+  if (type == "linear") {
+    rope.kind = Rope::Kind::linear;
+  } else if (type == "llama3") {
+    rope.kind = Rope::Kind::llama3;
+  } else if (type == "yarn") {
+    rope.kind = Rope::Kind::yarn;
+  } else {
+    fail(kOperation,
+         "config.json: rope_type: default, linear, llama3 and yarn are supported, found \"{}\"",
+         type);
+  }
+  rope.original_max_position =
+      size_or(scaling, "original_max_position_embeddings",
+              size_or(config, "original_max_position_embeddings", max_positions));
+  check(find(scaling, "factor"), kOperation, "config.json: rope_type {}: expected a factor", type);
+  rope.factor = number_or(scaling, "factor", 1);
+  if (rope.kind == Rope::Kind::llama3) {
+    check(find(scaling, "low_freq_factor") && find(scaling, "high_freq_factor"), kOperation,
+          "config.json: rope_type llama3: expected low_freq_factor and high_freq_factor");
+    rope.low_freq_factor = number_or(scaling, "low_freq_factor", 1);
+    rope.high_freq_factor = number_or(scaling, "high_freq_factor", 4);
+    check(rope.high_freq_factor > rope.low_freq_factor, kOperation,
+          "config.json: rope_type llama3: expected high_freq_factor above low_freq_factor");
+  }
+  if (rope.kind == Rope::Kind::yarn) {
+    rope.beta_fast = number_or(scaling, "beta_fast", 32);
+    rope.beta_slow = number_or(scaling, "beta_slow", 1);
+    rope.truncate = boolean_or(scaling, "truncate", true);
+    const auto magnitude = [&](double mscale) {
+      return rope.factor <= 1 ? 1.0 : 0.1 * mscale * std::log(rope.factor) + 1.0;
+    };
+    const bool both = find(scaling, "mscale") && find(scaling, "mscale_all_dim");
+    rope.attention_factor = number_or(scaling, "attention_factor",
+                                      both ? magnitude(number_or(scaling, "mscale", 1)) /
+                                                 magnitude(number_or(scaling, "mscale_all_dim", 1))
+                                           : magnitude(1));
+  }
+  return rope;
+}
+
+// A window that never closes within max_position_embeddings is full attention.
+void reject_sliding_window(const Json& config, const ModelConfig& model) {
+  const bool mistral = model.architecture == "MistralForCausalLM";
+  if (mistral || boolean_or(config, "use_sliding_window", false)) {
+    const auto it = config.find("sliding_window");
+    const bool unlimited = it != config.end() && it->is_null();
+    const std::int64_t window =
+        unlimited ? model.max_positions : size_or(config, "sliding_window", 4096);
+    check(window >= model.max_positions, kOperation,
+          "config.json: sliding_window: only full attention is supported (null, or at least "
+          "max_position_embeddings = {}), found {}{}",
+          model.max_positions, window, it == config.end() ? " by default" : "");
+  }
+  if (const Json* types = find(config, "layer_types"))
+    for (const Json& type : *types)
+      check(type == "full_attention", kOperation,
+            "config.json: layer_types: only \"full_attention\" is supported, found {}",
+            type.dump());
+}
+
+std::string find_architecture(const Json& config) {
+  const Json* list = find(config, "architectures");
+  if (list && list->is_array() && !list->empty() && list->front().is_string())
+    return list->front().get<std::string>();
+  const std::string type = text_or(config, "model_type", "");
+  if (type == "llama") return "LlamaForCausalLM";
+  if (type == "mistral") return "MistralForCausalLM";
+  if (type == "qwen2") return "Qwen2ForCausalLM";
+  if (type == "qwen3") return "Qwen3ForCausalLM";
+  fail(kOperation, "config.json: expected architectures or a known model_type, found \"{}\"", type);
+}
+
+}  // namespace
+
+ModelConfig parse_config(const Json& config, const Json& generation_config) {
+  check(config.is_object(), kOperation, "config.json: expected an object");
+  ModelConfig model;
+  model.architecture = find_architecture(config);
+  model.model_type = text_or(config, "model_type", "");
+  const bool llama = model.architecture == "LlamaForCausalLM";
+  const bool mistral = model.architecture == "MistralForCausalLM";
+  const bool qwen2 = model.architecture == "Qwen2ForCausalLM";
+  const bool qwen3 = model.architecture == "Qwen3ForCausalLM";
+  check(llama || mistral || qwen2 || qwen3, kOperation,
+        "config.json: architectures: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM and "
+        "Qwen3ForCausalLM are supported, found {}",
+        model.architecture);
+  const std::string activation = text_or(config, "hidden_act", "silu");
+  check(activation == "silu" || activation == "swish", kOperation,
+        "config.json: hidden_act: only silu is supported, found {}", activation);
+
+  model.hidden = size(config, "hidden_size");
+  model.vocabulary = size(config, "vocab_size");
+  model.max_positions = size_or(config, "max_position_embeddings", 2048);
+  model.norm_eps = number_or(config, "rms_norm_eps", 1e-6);
+  model.tied = boolean_or(config, "tie_word_embeddings", false);
+  model.rope = parse_rope(config, model.max_positions);
+  reject_sliding_window(config, model);
+
+  AttentionConfig attention;
+  attention.heads = size(config, "num_attention_heads");
+  attention.kv_heads = size_or(config, "num_key_value_heads", attention.heads);
+  check(attention.heads % attention.kv_heads == 0, kOperation,
+        "config.json: num_attention_heads: expected a multiple of num_key_value_heads {}, found {}",
+        attention.kv_heads, attention.heads);
+  if (find(config, "head_dim")) {
+    attention.head_dim = size(config, "head_dim");
+  } else {
+    attention.head_dim = qwen3 ? 128 : model.hidden / attention.heads;
+    check(qwen3 || model.hidden % attention.heads == 0, kOperation,
+          "config.json: hidden_size: expected a multiple of num_attention_heads {} (there is no "
+          "head_dim), found {}",
+          attention.heads, model.hidden);
+  }
+  check(attention.head_dim % 2 == 0, kOperation,
+        "config.json: head_dim: rotary embedding needs an even number, found {}",
+        attention.head_dim);
+  const bool bias = (llama || qwen3) && boolean_or(config, "attention_bias", false);
+  attention.qkv_bias = qwen2 || bias;
+  attention.output_bias = bias;
+  attention.qk_norm = qwen3;
+
+  const MlpConfig mlp{size(config, "intermediate_size"),
+                      llama && boolean_or(config, "mlp_bias", false)};
+  model.layers.assign(static_cast<std::size_t>(integer(config, "num_hidden_layers", 1, 10'000)),
+                      LayerConfig{attention, mlp});
+
+  if (const Json* bos = find(config, "bos_token_id"))
+    model.bos = token_ids(*bos, "config.json", "bos_token_id").at(0);
+  if (const Json* eos = find(config, "eos_token_id"))
+    model.eos = token_ids(*eos, "config.json", "eos_token_id");
+  if (generation_config.is_object())
+    if (const Json* eos = find(generation_config, "eos_token_id"))
+      model.eos = token_ids(*eos, "generation_config.json", "eos_token_id");
+  return model;
+}
+
+}  // namespace qad::models

@@ -1,0 +1,188 @@
+#include "models/verify.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <set>
+
+#include "checkpoint/dtype.h"
+#include "checkpoint/nvfp4_tensors.h"
+#include "core/error.h"
+
+namespace qad::models {
+namespace {
+
+using checkpoint::Checkpoint;
+using checkpoint::shape_text;
+using checkpoint::Tensor;
+
+constexpr std::string_view kHead = "lm_head.weight";
+
+bool is_plain_float(const Tensor& t) {
+  using checkpoint::DType;
+  return t.dtype == DType::f32 || t.dtype == DType::f16 || t.dtype == DType::bf16 ||
+         t.dtype == DType::f64;
+}
+
+// Buffers that old Transformers versions saved; they follow from config.json.
+bool is_ignored(const std::string& name) {
+  return name.ends_with("rotary_emb.inv_freq");
+}
+
+class Check {
+ public:
+  Check(const Model& model, const Checkpoint& c) : model_(model), c_(c) {}
+
+  std::vector<std::string> run() {
+    std::set<const Parameter*> weights;
+    for (const Linear* l : linears(model_)) {
+      weights.insert(&l->weight);
+      linear(*l);
+    }
+    for (const Parameter* p : parameters(model_))
+      if (!weights.contains(p))
+        for (const Part& part : p->parts) plain(part, *p);
+    for (const auto& [name, tensor] : c_.tensors)
+      if (!expected_.contains(name) && !is_ignored(name) && !(name == kHead && model_.config.tied))
+        report("{}: not part of a {} with this config.json, found {} {}", name,
+               model_.config.architecture, name_of(tensor.dtype), shape_text(tensor.shape));
+    return std::move(found_);
+  }
+
+ private:
+  template <class... Args>
+  void report(fmt::format_string<Args...> format, Args&&... args) {
+    found_.push_back(fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void plain(const Part& part, const Parameter& p) {
+    expected_.insert(part.name);
+    std::vector<std::int64_t> shape = p.value.sizes().vec();
+    shape[0] = part.rows;
+    const auto it = c_.tensors.find(part.name);
+    if (it == c_.tensors.end()) {
+      report("{}: expected {} from config.json, found no such tensor", part.name,
+             shape_text(shape));
+    } else if (it->second.shape != shape) {
+      report("{}: expected {} from config.json, found {}; is config.json from this checkpoint?",
+             part.name, shape_text(shape), shape_text(it->second.shape));
+    } else if (!is_plain_float(it->second)) {
+      report("{}: expected F32, F16 or BF16, found {}", part.name, name_of(it->second.dtype));
+    }
+  }
+
+  void linear(const Linear& l) {
+    std::optional<checkpoint::Nvfp4Weight> first;
+    bool mixed = false, scales = false;
+    for (std::size_t i = 0; i < l.weight.parts.size(); ++i) {
+      const Part& part = l.weight.parts[i];
+      const auto found = quantized(part, l.weight);
+      if (i == 0) first = found;
+      mixed |= found.has_value() != first.has_value();
+      scales |= found && first && !shared(*first, *found);
+      if (!found) plain(part, l.weight);
+    }
+    if (mixed)
+      report(
+          "{}: expected all or none of the matrices that read the same input in NVFP4, found a "
+          "mixture",
+          l.weight.parts.front().name);
+    if (scales)
+      report(
+          "{}: expected one weight_scale_2 and one input_scale for the matrices that read the "
+          "same input, found several; engines that fuse them would compute something else",
+          l.weight.parts.front().name);
+  }
+
+  static bool shared(const checkpoint::Nvfp4Weight& a, const checkpoint::Nvfp4Weight& b) {
+    const auto bits = [](std::optional<float> x) {
+      return x ? std::optional(std::bit_cast<std::uint32_t>(*x)) : std::nullopt;
+    };
+    return bits(a.global_scale) == bits(b.global_scale) &&
+           bits(a.input_scale) == bits(b.input_scale);
+  }
+
+  std::optional<checkpoint::Nvfp4Weight> quantized(const Part& part, const Parameter& p) {
+    if (!c_.has(part.name)) return std::nullopt;  // plain() says it
+    const std::string name = linear_name(part);
+    try {
+      auto w = find_nvfp4(c_, name);
+      if (!w) return w;
+      for (const char* suffix : {".weight", ".weight_scale", ".weight_scale_2", ".input_scale"})
+        expected_.insert(name + suffix);
+      if (w->rows != part.rows || w->cols != p.value.size(1))
+        report("{}: expected an NVFP4 matrix {} from config.json, found [{}, {}]", part.name,
+               shape_text(std::vector{part.rows, p.value.size(1)}), w->rows, w->cols);
+      return w;
+    } catch (const Error& e) {
+      found_.push_back(e.what());
+      return std::nullopt;
+    }
+  }
+
+  const Model& model_;
+  const Checkpoint& c_;
+  std::set<std::string> expected_;
+  std::vector<std::string> found_;
+};
+
+}  // namespace
+
+std::vector<std::string> structural_problems(const Model& model, const Checkpoint& c) {
+  return Check(model, c).run();
+}
+
+std::string read_finite(const Tensor& t, float* out) {
+  read_f32(t, out);
+  const std::int64_t n = t.elements();
+  // Branch-free, so that it runs at the speed of memory: x * 0 is 0 unless x is infinite or NaN.
+  constexpr std::int64_t kChunk = 4096;
+  for (std::int64_t begin = 0; begin < n; begin += kChunk) {
+    const std::int64_t end = std::min(n, begin + kChunk);
+    bool bad = false;
+    for (std::int64_t i = begin; i < end; ++i) bad |= !(out[i] * 0.0f == 0.0f);
+    if (!bad) continue;
+    const float* at =
+        std::find_if(out + begin, out + end, [](float x) { return !std::isfinite(x); });
+    return fmt::format("{}: expected finite values, found {} at element {} of {}", t.name, *at,
+                       at - out, n);
+  }
+  return {};
+}
+
+std::string tied_head_problem(const Model& model, const Checkpoint& c) {
+  const std::string name(kHead);
+  if (!model.config.tied || !c.has(name)) return {};
+  const Tensor &head = c.at(name), &embedding = c.at(model.embedding.parts[0].name);
+  const auto values = [](const Tensor& t) {
+    std::vector<float> v(static_cast<std::size_t>(t.elements()));
+    read_f32(t, v.data());
+    return v;
+  };
+  if (is_plain_float(head) && head.shape == embedding.shape && values(head) == values(embedding))
+    return {};
+  return fmt::format("{}: tie_word_embeddings is true, but this tensor is not {}", name,
+                     embedding.name);
+}
+
+std::vector<std::string> problems(const Checkpoint& c) {
+  std::vector<std::string> found;
+  try {
+    const Model model = build(parse_config(c.config, c.generation_config));
+    found = structural_problems(model, c);
+    if (!found.empty()) return found;
+    if (auto tied = tied_head_problem(model, c); !tied.empty()) found.push_back(std::move(tied));
+    std::vector<float> values;
+    for (const auto& [name, tensor] : c.tensors) {
+      if (!is_plain_float(tensor)) continue;
+      values.resize(static_cast<std::size_t>(tensor.elements()));
+      if (auto bad = read_finite(tensor, values.data()); !bad.empty())
+        found.push_back(std::move(bad));
+    }
+  } catch (const Error& e) {
+    found.push_back(e.what());
+  }
+  return found;
+}
+
+}  // namespace qad::models

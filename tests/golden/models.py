@@ -1,0 +1,73 @@
+"""Tiny random checkpoints and the logits that Transformers computes from them in FP32.
+
+Makes tests/golden/models/NAME/{config.json,generation_config.json,model.safetensors,expected.safetensors}.
+Run: python tests/golden/models.py   (torch 2.11, transformers 5.23, safetensors)
+Norms and biases are random too: with their defaults of ones and zeros, bugs in them would not show.
+"""
+
+import pathlib
+import shutil
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+HERE = pathlib.Path(__file__).parent / "models"
+
+COMMON = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+              num_key_value_heads=2, max_position_embeddings=128, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2,
+              pad_token_id=None)
+THETA = {"rope_type": "default", "rope_theta": 10000.0}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+          "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+
+MODELS = {
+    # llama3's three frequency regimes occur: 16 frequencies, wavelengths 6 to 170,000 against 16 and 64.
+    "llama": ("Llama", torch.bfloat16, dict(head_dim=32, tie_word_embeddings=False, rope_parameters=LLAMA3)),
+    "llama_bias_tied": ("Llama", torch.float32, dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+                                                     num_key_value_heads=4, rope_parameters={
+                                                         "rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})),
+    "qwen2": ("Qwen2", torch.bfloat16, dict(num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=THETA)),
+    "qwen3_yarn": ("Qwen3", torch.bfloat16, dict(head_dim=16, tie_word_embeddings=False, rope_parameters=YARN)),
+    "mistral": ("Mistral", torch.float16, dict(sliding_window=None, tie_word_embeddings=False, rope_parameters=THETA)),
+}
+
+
+def make(name, family, dtype, options):
+    config = getattr(transformers, family + "Config")(**{**COMMON, **options})
+    torch.manual_seed(sum(map(ord, name)))
+    model = getattr(transformers, family + "ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for key, p in model.named_parameters():
+            if "norm" in key:
+                p.copy_(1 + 0.3 * torch.randn_like(p))
+            elif key.endswith("bias"):
+                p.copy_(0.3 * torch.randn_like(p))
+            else:
+                p.copy_(torch.randn_like(p) * (1.0 if "embed" in key else 1.5 / p.shape[1] ** 0.5))
+    model = model.to(dtype)
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    # Loaded again, because .to(bfloat16) rounds the rotary frequencies as well.
+    model = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    # Longer than the original context of llama3 and yarn above, and a short one.
+    ids = [torch.randint(0, 96, (70,)), torch.randint(0, 96, (5,))]
+    out = {}
+    with torch.no_grad():
+        for i, sequence in enumerate(ids):
+            out[f"ids{i}"] = sequence
+            out[f"logits{i}"] = model(sequence[None]).logits[0, -8:].contiguous()  # the last 8 say all
+        prompt = ids[1][None]
+        greedy = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=64,
+                                eos_token_id=-1)
+        out["greedy"] = greedy[0, prompt.shape[1]:].contiguous()
+    assert out["greedy"].numel() == 64
+    save_file(out, folder / "expected.safetensors")
+
+
+if __name__ == "__main__":
+    for name, (family, dtype, options) in MODELS.items():
+        make(name, family, dtype, options)
+        print(name, {p.name: p.stat().st_size for p in (HERE / name).iterdir()})
