@@ -105,10 +105,11 @@ void check_names(const OutFolder& folder) {
   std::set<std::string_view> names;
   for (const OutTensor& t : folder.tensors)
     check(names.insert(t.name).second, kOperation, "tensor {} is to be written twice", t.name);
-  std::set<std::string_view> files{"config.json", "generation_config.json", "hf_quant_config.json"};
+  std::set<std::string_view> files{"config.json", "generation_config.json", "hf_quant_config.json",
+                                   "model.safetensors.index.json"};
   for (const auto& [name, content] : folder.files)
-    check(!name.empty() && name.find('/') == name.npos && name != "." && name != ".." &&
-              files.insert(name).second,
+    check(!name.ends_with(".safetensors") && !name.empty() && name.find('/') == name.npos &&
+              name != "." && name != ".." && files.insert(name).second,
           kOperation, "cannot write a further file called \"{}\"", name);
 }
 

@@ -33,6 +33,16 @@ inline fs::path golden(const std::string& name) {
   return fs::path(QAD_SOURCE_DIR) / "tests/golden/checkpoint" / name;
 }
 
+inline Tensor tensor_over(const std::string& name, DType type, std::vector<std::int64_t> shape,
+                          std::span<const std::byte> raw) {
+  Tensor t;
+  t.name = name;
+  t.dtype = type;
+  t.shape = std::move(shape);
+  t.raw = raw;
+  return t;
+}
+
 // A safetensors file of this header and `data_bytes` bytes 0, 1, 2, ...
 inline std::string safetensors_file(const std::string& header, std::size_t data_bytes) {
   const std::uint64_t length = header.size();

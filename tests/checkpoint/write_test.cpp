@@ -2,9 +2,16 @@
 
 #include <gmock/gmock.h>
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <map>
 #include <numeric>
 
+#include "checkpoint/safetensors.h"
+#include "checkpoint/verify.h"
 #include "files.h"
 
 namespace qad::checkpoint {
@@ -61,6 +68,142 @@ TEST(WriteFolder, IsReadBack) {
   EXPECT_EQ(read_text(scratch / "m/tokenizer.json"), "{}");
   EXPECT_EQ(read_text(scratch / "m/config.json"),
             "{\n  \"model_type\": \"llama\",\n  \"hidden_size\": 4\n}\n");
+}
+
+// Where each tensor starts in its file.
+std::uintptr_t offset(const Checkpoint& c, const std::string& name) {
+  for (const MappedFile& file : c.files) {
+    const auto all = file.bytes();
+    const auto* at = c.at(name).raw.data();
+    if (at >= all.data() && at < all.data() + all.size())
+      return static_cast<std::uintptr_t>(at - all.data());
+  }
+  return 1;
+}
+
+TEST(WriteFolder, AlignsHeaderAndTensors) {
+  const ScratchFolder scratch;
+  write_folder(scratch / "m", small_folder());
+  const SafetensorsFile file = read_safetensors(scratch / "m/model.safetensors");
+  EXPECT_EQ(file.metadata.at("format"), "pt");
+  EXPECT_EQ(static_cast<unsigned char>(file.file.bytes()[0]) % 8, 0);
+  const Checkpoint c = open(scratch / "m");
+  for (const char* name : {"a.weight", "b.weight", "scalar"})
+    EXPECT_EQ(offset(c, name) % 4, 0u) << name;
+}
+
+TEST(WriteFolder, ShardsBySizeAndKeepsModulesTogether) {
+  const ScratchFolder scratch;
+  OutFolder out;
+  out.config = Json::object();
+  out.tensors = {bytes("a.weight", 60), bytes("a.bias", 60),      bytes("b.weight", 30),
+                 bytes("b.bias", 30),   bytes("big.weight", 500), bytes("c.weight", 10)};
+  out.max_shard_bytes = 150;
+  write_folder(scratch / "m", out);
+  const Json index = read_json(scratch / "m/model.safetensors.index.json");
+  EXPECT_EQ(index["metadata"]["total_size"], 690);
+  const Json expected = {{"a.bias", "model-00001-of-00004.safetensors"},
+                         {"a.weight", "model-00001-of-00004.safetensors"},
+                         {"b.bias", "model-00002-of-00004.safetensors"},
+                         {"b.weight", "model-00002-of-00004.safetensors"},
+                         {"big.weight", "model-00003-of-00004.safetensors"},
+                         {"c.weight", "model-00004-of-00004.safetensors"}};
+  EXPECT_EQ(index["weight_map"], expected);
+  EXPECT_FALSE(fs::exists(scratch / "m/model.safetensors"));
+  const Checkpoint c = open(scratch / "m");
+  EXPECT_EQ(c.tensors.size(), 6u);
+  EXPECT_TRUE(problems(c).empty());
+
+  // Sharded or not, each tensor has the same bytes.
+  out.max_shard_bytes = 1 << 20;
+  write_folder(scratch / "whole", out);
+  const Checkpoint whole = open(scratch / "whole");
+  EXPECT_EQ(whole.files.size(), 1u);
+  for (const auto& [name, t] : whole.tensors)
+    EXPECT_TRUE(
+        std::equal(t.raw.begin(), t.raw.end(), c.at(name).raw.begin(), c.at(name).raw.end()))
+        << name;
+
+  // A wrong total is the index's word against the tensors'.
+  Json wrong = index;
+  wrong["metadata"]["total_size"] = 691;
+  write_file(scratch / "m/model.safetensors.index.json", to_text(wrong));
+  EXPECT_THAT(problems(open(scratch / "m")), testing::ElementsAre(HasSubstr("total_size is 691")));
+}
+
+TEST(WriteFolder, FillsOneTensorAtATimeAndOnce) {
+  const ScratchFolder scratch;
+  std::map<std::string, int> filled;
+  OutFolder out = small_folder();
+  for (OutTensor& t : out.tensors)
+    t.fill = [&filled, name = t.name, fill = std::move(t.fill)](std::byte* to) {
+      ++filled[name];
+      fill(to);
+    };
+  write_folder(scratch / "m", out);
+  EXPECT_EQ(filled.size(), out.tensors.size());
+  for (const auto& [name, times] : filled) EXPECT_EQ(times, 1) << name;
+}
+
+TEST(WriteFolder, RefusesNamesThatCollide) {
+  const ScratchFolder scratch;
+  const auto error_with = [&](auto change) {
+    OutFolder out = small_folder();
+    change(out);
+    return error_of([&] { write_folder(scratch / "m", out); });
+  };
+  EXPECT_THAT(error_with([](OutFolder& o) { o.tensors.push_back(bytes("a.odd", 1)); }),
+              HasSubstr("a.odd is to be"));
+  for (const char* name : {"config.json", "../x", "", "..", "model.safetensors"})
+    EXPECT_THAT(error_with([&](OutFolder& o) { o.files.emplace_back(name, ""); }),
+                HasSubstr("cannot write a further file"))
+        << name;
+  EXPECT_THAT(error_with([](OutFolder& o) { o.tensors[0].dtype = DType::other; }),
+              HasSubstr("cannot write other"));
+  EXPECT_THAT(error_with([](OutFolder& o) { o.config = {}; }),
+              HasSubstr("expected an object as config.json"));
+  EXPECT_TRUE(fs::is_empty(scratch.path()));
+}
+
+TEST(WriteFolder, AFailureLeavesTheOldFolder) {
+  const ScratchFolder scratch;
+  write_folder(scratch / "m", small_folder());
+  OutFolder out = small_folder();
+  out.config["hidden_size"] = 8;
+  out.tensors.push_back({"z", DType::u8, {1}, [](std::byte*) { fail("test", "no value"); }});
+  EXPECT_THAT(error_of([&] { write_folder(scratch / "m", out); }), HasSubstr("no value"));
+  EXPECT_EQ(open(scratch / "m").config["hidden_size"], 4);
+  EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), fs::directory_iterator()), 1);
+}
+
+TEST(WriteFolder, AFullDiskLeavesTheOldFolder) {
+  const ScratchFolder scratch;
+  write_folder(scratch / "m", small_folder());
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{
+        1000, 1000};  // a file that may not grow is what a full disk looks like to write(2)
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    OutFolder out = small_folder();
+    out.tensors.push_back(bytes("z", 5000));
+    const std::string error = error_of([&] { write_folder(scratch / "m", out); });
+    ::_exit(error.find("File too large; nothing was left behind") == error.npos);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(open(scratch / "m").tensors.size(), 5u);
+  EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), fs::directory_iterator()), 1);
+}
+
+TEST(WriteFolder, AModelLargerThanTheDiskIsRefusedAtOnce) {
+  const ScratchFolder scratch;
+  OutFolder out = small_folder();
+  out.tensors.push_back({"huge", DType::u8, {std::int64_t{1} << 60}, [](std::byte*) { FAIL(); }});
+  EXPECT_THAT(error_of([&] { write_folder(scratch / "m", out); }),
+              HasSubstr("bytes are needed, the disk has"));
+  EXPECT_TRUE(fs::is_empty(scratch.path()));
 }
 
 }  // namespace
