@@ -5,7 +5,7 @@
 
 namespace qad::checkpoint {
 
-// Stores FP32 values as F32, F16 or BF16 (nearest even; beyond F16's range becomes infinite).
+// Stores FP32 values as F32 or BF16 (nearest even). Throws Error for other types.
 void store_f32(const float* values, std::int64_t count, DType dtype, std::byte* out);
 
 // Every tensor of `source`, values unchanged up to the type: `dtype`, or by default the type they

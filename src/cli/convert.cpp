@@ -15,7 +15,6 @@ struct Options {
 std::optional<checkpoint::DType> dtype_of(const std::string& word) {
   if (word == "f32") return checkpoint::DType::f32;
   if (word == "bf16") return checkpoint::DType::bf16;
-  if (word == "f16") return checkpoint::DType::f16;
   return std::nullopt;
 }
 
@@ -28,8 +27,8 @@ void add_convert(CLI::App& app) {
   command->add_option("out", o->out, "folder to write")->required();
   command
       ->add_option("--dtype", o->dtype,
-                   "auto (as stored; GGUF blocks become bf16), f32, f16 or bf16")
-      ->check(CLI::IsMember({"auto", "f32", "f16", "bf16"}))
+                   "auto (as stored; GGUF blocks become bf16), f32 or bf16")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str();
   command->callback([o] {
     const checkpoint::Checkpoint source = checkpoint::open(o->in);
