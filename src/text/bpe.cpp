@@ -115,13 +115,16 @@ TokenId StringIndex::find(std::string_view key) const {
 Bpe::Bpe(const TokenizerSpec& spec, bool byte_level) : byte_level_(byte_level) {
   static std::atomic<std::uint32_t> serials{0};
   serial_ = ++serials;
+  check(spec.rest.is_object(), "tokenizer", "tokenizer.json: expected an object");
   const Json model = spec.rest.value("model", Json());
   const std::string type = type_of(model);  // files older than 2020 leave it out
   check(model.is_object() && (type == "BPE" || type.empty()), "tokenizer",
         "model type \"{}\": only BPE is supported", type);
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-    check(!model.contains(key) || model[key].is_null() || model[key] == "", "tokenizer",
-          "model.{} = {}: not supported", key, model[key].dump());
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+    const Json affix = model.value(key, Json());
+    check(affix.is_null() || affix == "", "tokenizer", "model.{} = {}: not supported", key,
+          affix.dump());
+  }
   check(!model.contains("dropout") || model["dropout"].is_null() || model["dropout"] == 0.0,
         "tokenizer", "model.dropout: not supported, expected null");
   byte_fallback_ = bool_at(model, "byte_fallback", false);

@@ -89,7 +89,7 @@ Decoder strip(const Json& j) {
 Decoder metaspace(const Json& j) {
   const std::string replacement = string_at(j, "replacement", "decoder Metaspace");
   const bool never =
-      !bool_at(j, "add_prefix_space", true) || j.value("prepend_scheme", "") == "never";
+      !bool_at(j, "add_prefix_space", true) || j.value("prepend_scheme", Json()) == "never";
   return [=](std::vector<std::string>& tokens) {
     for (std::size_t i = 0; i < tokens.size(); ++i)
       replace_all(tokens[i], replacement, i == 0 && !never ? "" : " ");

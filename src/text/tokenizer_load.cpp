@@ -64,7 +64,9 @@ TokenizerSpec spec_of_vocab_merges(std::string_view vocab, std::string_view merg
     if (line.empty() || (begin == 0 && line.starts_with("#version"))) continue;
     spec.merges.push_back(split_merge(line));
   }
-  const std::string kind = config.is_object() ? config.value("tokenizer_class", "") : "";
+  const std::string kind = config.is_object() && config.contains("tokenizer_class")
+                               ? string_at(config, "tokenizer_class", "tokenizer_config.json")
+                               : "";
   std::string_view preset;
   if (kind.starts_with("Qwen2Tokenizer")) preset = "qwen2";
   if (kind.starts_with("GPT2Tokenizer")) preset = "gpt-2";
