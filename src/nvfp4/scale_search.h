@@ -58,13 +58,14 @@ inline float search_scale(const float* x, float amax, float global, float neares
   return best;
 }
 
-// The better of mapping amax to 6 (`nearest`) and to 4, which must be strictly better to be chosen.
-inline float four_over_six_scale(const float* x, float amax, float global, float nearest) {
-  const float wanted = 1.5f * amax / (kE2M1Max * global);
-  const float wider = hn::GetLane(round_block_scale(hn::Set(Floats(), wanted)));
-  const float unit = error_unit(amax);
-  return block_error(x, wider, global, unit) < block_error(x, nearest, global, unit) ? wider
-                                                                                     : nearest;
+// The better of mapping amax to 6 and to 4, which must be strictly better to be chosen. Dividing
+// twice is ModelOpt's order for such scales, where the max rule divides by 6 * global.
+inline float four_over_six_scale(const float* x, float amax, float global, float) {
+  const auto scale_for = [&](float largest) {
+    return hn::GetLane(round_block_scale(hn::Set(Floats(), largest / kE2M1Max / global)));
+  };
+  const float six = scale_for(amax), four = scale_for(1.5f * amax), unit = error_unit(amax);
+  return block_error(x, four, global, unit) < block_error(x, six, global, unit) ? four : six;
 }
 
 }  // namespace qad::nvfp4

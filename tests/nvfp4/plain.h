@@ -71,9 +71,9 @@ inline int block_scale(const float* x, float global, Rule rule) {
   const int six = scale_code(amax / six_global);
   if (rule == Rule::max || amax == 0) return six;
   if (rule == Rule::four_over_six) {
-    const float wider = 1.5f * amax;
-    const int four = scale_code(wider / six_global);
-    return error(x, four, global, amax) < error(x, six, global, amax) ? four : six;
+    const float wider = 1.5f * amax, sixth = amax / 6, wider_sixth = wider / 6;
+    const int m6 = scale_code(sixth / global), m4 = scale_code(wider_sixth / global);
+    return error(x, m4, global, amax) < error(x, m6, global, amax) ? m4 : m6;
   }
   int best = six;
   float least = std::numeric_limits<float>::infinity();
