@@ -36,6 +36,9 @@ struct Verdict {
 };
 Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers);
 
+// Throws Error for a rule that matches nothing (a typo) and for more kept layers than there are.
+void check_rules(const models::Model& model, const Policy& policy);
+
 // One row per linear kind and outcome.
 struct CoverageRow {
   std::string kind;
@@ -43,6 +46,7 @@ struct CoverageRow {
   bool quantized = false;
   std::string why;
 };
+// `model` may be models::build()'s. Bytes are those of the files' tensors, before in BF16.
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy);
 std::string coverage_table(const std::vector<CoverageRow>& rows);
 

@@ -23,10 +23,10 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_fre
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 
 MODELS = {
-    # llama3's three frequency regimes occur: 16 frequencies, wavelengths 6 to 170,000 against 16 and 64.
-    "llama": ("Llama", torch.bfloat16, dict(head_dim=32, tie_word_embeddings=False, rope_parameters=LLAMA3)),
-    "llama_bias_tied": ("Llama", torch.float32, dict(attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
-                                                     num_key_value_heads=4, rope_parameters={
+    # llama3's three frequency regimes occur: wavelengths 6, 32, 167, ... against 16 and 64.
+    "llama": ("Llama", torch.bfloat16, dict(head_dim=16, tie_word_embeddings=False, rope_parameters=LLAMA3)),
+    "llama_bias_tied": ("Llama", torch.float32, dict(attention_bias=True, mlp_bias=True, intermediate_size=32,
+                                                     tie_word_embeddings=True, rope_parameters={
                                                          "rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})),
     "qwen2": ("Qwen2", torch.bfloat16, dict(num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=THETA)),
     "qwen3_yarn": ("Qwen3", torch.bfloat16, dict(head_dim=16, tie_word_embeddings=False, rope_parameters=YARN)),

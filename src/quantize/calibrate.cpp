@@ -1,0 +1,37 @@
+// Largest inputs over calibration data, on the unquantised model.
+#include <algorithm>
+#include <map>
+
+#include "core/error.h"
+#include "quantize/quantize.h"
+
+namespace qad::quantize {
+
+std::vector<float> calibrate(const models::Model& model, const std::vector<models::Tokens>& batches,
+                             const std::function<void(std::size_t done)>& progress) {
+  const at::NoGradGuard no_grad;
+  const auto linears = models::linears(model);
+  std::map<const models::Linear*, float> largest;
+  for (const models::Linear* l : linears) {
+    check(!l->quant, "calibrate",
+          "{}: expected an unquantised model, found an NVFP4 weight; calibrate the BF16 model",
+          l->weight.parts.front().name);
+    largest[l] = 0;
+  }
+  const auto observe = [&](const models::Linear& l, const at::Tensor& input) {
+    const at::Tensor x = input.contiguous();
+    const std::span values(x.const_data_ptr<float>(), static_cast<std::size_t>(x.numel()));
+    float& amax = largest.at(&l);
+    amax = std::max(amax, nvfp4::amax(values, "input of " + linear_name(l.weight.parts.front())));
+  };
+  for (std::size_t i = 0; i < batches.size(); ++i) {
+    const at::Tensor hidden = models::forward(model, batches[i], observe);
+    if (model.head) observe(*model.head, hidden);
+    if (progress) progress(i + 1);
+  }
+  std::vector<float> out;
+  for (const models::Linear* l : linears) out.push_back(largest.at(l));
+  return out;
+}
+
+}  // namespace qad::quantize

@@ -1,0 +1,156 @@
+// Rules over names, and the table that says what they did.
+#include "quantize/policy.h"
+
+#include <fmt/format.h>
+#include <fnmatch.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/nearest.h"
+
+namespace qad::quantize {
+namespace {
+
+constexpr std::int64_t kBf16 = 2;
+
+std::string verdict_text(const Verdict& v) {
+  return v.quantize ? "quantised" : v.why;
+}
+
+Verdict decide_part(const Policy& policy, const models::Linear& linear, const std::string& name,
+                    std::int64_t layers) {
+  Verdict v{name != "lm_head", name != "lm_head" ? "" : "output head"};
+  for (const Rule& rule : policy.rules) {
+    if (::fnmatch(rule.pattern.c_str(), name.c_str(), 0) != 0) continue;
+    const std::string why = rule.why.empty() ? "rule " + rule.pattern : rule.why;
+    v = {rule.quantize, rule.quantize ? "" : why};
+  }
+  if (linear.layer >= 0 && v.quantize) {
+    if (linear.layer < policy.keep_first)
+      v = {false, fmt::format("first {} layers", policy.keep_first)};
+    else if (linear.layer >= layers - policy.keep_last)
+      v = {false, fmt::format("last {} layers", policy.keep_last)};
+  }
+  const std::int64_t cols = linear.weight.value.size(1);
+  if (v.quantize && cols % nvfp4::kBlock != 0)
+    v = {false, fmt::format("{} columns are not a multiple of 16", cols)};
+  return v;
+}
+
+void add(std::vector<CoverageRow>& rows, const std::string& kind, std::int64_t tensors,
+         std::int64_t parameters, std::int64_t bytes_after, const Verdict& v) {
+  auto row = std::find_if(rows.begin(), rows.end(), [&](const CoverageRow& r) {
+    return r.kind == kind && r.quantized == v.quantize && r.why == v.why;
+  });
+  if (row == rows.end()) row = rows.insert(rows.end(), {kind, 0, 0, 0, 0, v.quantize, v.why});
+  row->tensors += tensors;
+  row->parameters += parameters;
+  row->bytes_before += parameters * kBf16;
+  row->bytes_after += bytes_after;
+}
+
+}  // namespace
+
+Policy preset(const std::string& name) {
+  Policy policy;
+  if (name == "nvfp4") return policy;
+  if (name == "nvfp4-weight-only") {
+    policy.activations = false;
+    return policy;
+  }
+  if (name == "nvfp4-mlp-only") {
+    policy.rules.push_back({"*.self_attn.*", false, "attention kept"});
+    return policy;
+  }
+  const std::vector<std::string> known{"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only"};
+  fail("quantize", "preset: expected {}, found \"{}\"{}", fmt::join(known, ", "), name,
+       did_you_mean(name, known));
+}
+
+Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers) {
+  const models::Part& first = linear.weight.parts.front();
+  const Verdict verdict = decide_part(policy, linear, linear_name(first), layers);
+  for (const models::Part& part : linear.weight.parts) {
+    const Verdict other = decide_part(policy, linear, linear_name(part), layers);
+    check(other.quantize == verdict.quantize, "quantize",
+          "policy: {} ({}) and {} ({}) read the same input and must be quantised together; widen "
+          "or drop the rule",
+          linear_name(first), verdict_text(verdict), linear_name(part), verdict_text(other));
+  }
+  return verdict;
+}
+
+void check_rules(const models::Model& model, const Policy& policy) {
+  std::vector<std::string> names;
+  for (const models::Linear* l : models::linears(model))
+    for (const models::Part& part : l->weight.parts) names.push_back(linear_name(part));
+  // A tied head is no linear, but a rule about it is no mistake.
+  names.push_back("lm_head");
+  for (const Rule& rule : policy.rules)
+    check(std::any_of(names.begin(), names.end(),
+                      [&](const std::string& name) {
+                        return ::fnmatch(rule.pattern.c_str(), name.c_str(), 0) == 0;
+                      }),
+          "quantize",
+          "policy: pattern \"{}\" matches no linear of this model; names look like {}{}",
+          rule.pattern, names.front(), did_you_mean(rule.pattern, names));
+  const auto layers = static_cast<int>(model.layers.size());
+  check(policy.keep_first >= 0 && policy.keep_last >= 0 &&
+            policy.keep_first + policy.keep_last <= layers,
+        "quantize", "policy: keep_first {} and keep_last {} exceed the model's {} layers",
+        policy.keep_first, policy.keep_last, layers);
+}
+
+std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy) {
+  check_rules(model, policy);
+  std::vector<CoverageRow> rows;
+  std::int64_t all = 0, matrices = 0, matrix_tensors = 0, tensors = 0;
+  for (const models::Linear* l : models::linears(model)) {
+    const Verdict v = decide(policy, *l, static_cast<std::int64_t>(model.layers.size()));
+    const std::int64_t cols = l->weight.value.size(1), n = l->weight.value.numel();
+    const auto parts = static_cast<std::int64_t>(l->weight.parts.size());
+    const std::int64_t scalars = parts * (policy.activations ? 8 : 4);
+    add(rows, l->kind, parts, n,
+        v.quantize ? n / 2 + l->weight.value.size(0) * nvfp4::blocks_per_row(cols) + scalars
+                   : n * kBf16,
+        v);
+    matrices += n;
+    matrix_tensors += parts;
+  }
+  for (const models::Parameter* p : models::parameters(model)) {
+    all += p->value.numel();
+    tensors += static_cast<std::int64_t>(p->parts.size());
+  }
+  const std::int64_t embedding = model.embedding.value.numel();
+  add(rows, "embedding", 1, embedding, embedding * kBf16, {false, "a table, not a product"});
+  const std::int64_t rest = all - matrices - embedding;
+  add(rows, "norms and biases", tensors - matrix_tensors - 1, rest, rest * kBf16,
+      {false, "vectors"});
+  return rows;
+}
+
+std::string coverage_table(const std::vector<CoverageRow>& rows) {
+  constexpr const char* kLine = "{:<17} {:>7} {:>14} {:>15} {:>15}  {}\n";
+  std::string text =
+      fmt::format(kLine, "layer", "tensors", "parameters", "bytes before", "bytes after", "format");
+  CoverageRow sum{"total", 0, 0, 0, 0, false, ""};
+  std::int64_t quantized = 0;
+  for (const CoverageRow& r : rows) {
+    text += fmt::format(kLine, r.kind, r.tensors, r.parameters, r.bytes_before, r.bytes_after,
+                        r.quantized ? "NVFP4" : "BF16: " + r.why);
+    sum.tensors += r.tensors;
+    sum.parameters += r.parameters;
+    sum.bytes_before += r.bytes_before;
+    sum.bytes_after += r.bytes_after;
+    quantized += r.quantized ? r.parameters : 0;
+  }
+  text +=
+      fmt::format(kLine, sum.kind, sum.tensors, sum.parameters, sum.bytes_before, sum.bytes_after,
+                  fmt::format("{:.1f} % of parameters in NVFP4",
+                              100.0 * static_cast<double>(quantized) /
+                                  static_cast<double>(std::max<std::int64_t>(1, sum.parameters))));
+  return text;
+}
+
+}  // namespace qad::quantize

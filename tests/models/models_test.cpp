@@ -1,0 +1,182 @@
+// Logits and greedy continuations against Transformers' (tests/golden/models.py), and the
+// equivalences that must hold without a golden.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "checkpoint/safetensors.h"
+#include "core/error.h"
+#include "models/model.h"
+#include "models/verify.h"
+
+namespace qad::models {
+namespace {
+
+using ::testing::HasSubstr;
+
+const fs::path kGolden = fs::path(QAD_SOURCE_DIR) / "tests/golden/models";
+
+struct Expected {
+  std::map<std::string, at::Tensor> tensors;
+
+  explicit Expected(const fs::path& file) {
+    const auto read = checkpoint::read_safetensors(file);
+    for (const checkpoint::Tensor& t : read.tensors) {
+      const bool ids = t.dtype == checkpoint::DType::i64;
+      at::Tensor out = at::empty(t.shape, ids ? at::kLong : at::kFloat);
+      if (ids)
+        std::memcpy(out.data_ptr(), t.raw.data(), t.raw.size());
+      else
+        read_f32(t, out.data_ptr<float>());
+      tensors[t.name] = out;
+    }
+  }
+  std::vector<std::int32_t> ids(int i) const {
+    const at::Tensor t = tensors.at("ids" + std::to_string(i)).to(at::kInt);
+    return {t.data_ptr<int>(), t.data_ptr<int>() + t.numel()};
+  }
+  const at::Tensor& logits(int i) const { return tensors.at("logits" + std::to_string(i)); }
+};
+
+class Golden : public ::testing::TestWithParam<const char*> {
+ protected:
+  const fs::path folder = kGolden / GetParam();
+  const checkpoint::Checkpoint c = checkpoint::open(folder);
+  const Model model = load(c);
+  const Expected expected{folder / "expected.safetensors"};
+  const at::NoGradGuard no_grad;
+
+  at::Tensor run(const std::vector<std::vector<std::int32_t>>& documents) const {
+    return logits(model, forward(model, tokens_of(documents)));
+  }
+};
+
+TEST_P(Golden, LogitsAreTransformers) {
+  for (int i : {0, 1}) {
+    const at::Tensor want = expected.logits(i);
+    const at::Tensor all = run({expected.ids(i)});
+    const at::Tensor got = all.narrow(0, all.size(0) - want.size(0), want.size(0));
+    const double largest = want.abs().max().item<double>();
+    EXPECT_LT((got - want).abs().max().item<double>(), 1e-4 * largest) << i;
+  }
+}
+
+TEST_P(Golden, PackedDocumentsDoNotSeeEachOther) {
+  const auto a = expected.ids(0), b = expected.ids(1);
+  const auto n = static_cast<std::int64_t>(a.size()), m = static_cast<std::int64_t>(b.size());
+  const at::Tensor packed = run({a, b});
+  // Another first document changes nothing in the second, bit for bit.
+  auto changed = a;
+  std::reverse(changed.begin(), changed.end());
+  EXPECT_TRUE(at::equal(run({changed, b}).narrow(0, n, m), packed.narrow(0, n, m)));
+  // Alone, only the matrix products' shapes differ.
+  EXPECT_TRUE(at::allclose(run({b}), packed.narrow(0, n, m), 1e-5, 1e-5));
+  EXPECT_TRUE(at::allclose(run({a}), packed.narrow(0, 0, n), 1e-5, 1e-5));
+}
+
+TEST_P(Golden, CachedDecodingEqualsForward) {
+  const auto ids = expected.ids(0);
+  const at::Tensor whole = forward(model, tokens_of({ids}));
+  const at::Tensor all = tokens_of({ids}).ids;
+  KvCache cache;
+  std::vector<at::Tensor> pieces;
+  std::int64_t begin = 0;
+  for (const std::int64_t n : {37, 1, 5, 1}) {  // prefill, single tokens, several at once
+    pieces.push_back(forward_cached(model, all.narrow(0, begin, n), cache));
+    begin += n;
+  }
+  for (; begin < all.size(0); ++begin)
+    pieces.push_back(forward_cached(model, all.narrow(0, begin, 1), cache));
+  EXPECT_EQ(cache.length, all.size(0));
+  EXPECT_TRUE(at::allclose(at::cat(pieces), whole, 1e-4, 1e-5));
+}
+
+TEST_P(Golden, HasNoProblems) {
+  EXPECT_THAT(problems(c), ::testing::IsEmpty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, Golden,
+                         ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
+                                           "mistral"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// Each edit of a good checkpoint gives one error that names the tensor.
+struct Broken {
+  const char* what;
+  std::function<void(checkpoint::Checkpoint&)> edit;
+  const char* message;
+};
+
+class BadCheckpoint : public ::testing::TestWithParam<Broken> {};
+
+TEST_P(BadCheckpoint, IsOneClearError) {
+  auto c = checkpoint::open(kGolden / "llama");
+  GetParam().edit(c);
+  EXPECT_THAT(problems(c), ::testing::ElementsAre(HasSubstr(GetParam().message)));
+  try {
+    load(c);
+    FAIL() << "expected an Error";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr(GetParam().message));
+  }
+}
+
+// Makes tensor `name` return `value` at its last element.
+void poison(checkpoint::Checkpoint& c, const std::string& name, float value) {
+  checkpoint::Tensor& t = c.tensors.at(name);
+  const checkpoint::Tensor original = t;
+  t.read = std::make_shared<const std::function<void(float*)>>([=](float* out) {
+    read_f32(original, out);
+    out[original.elements() - 1] = value;
+  });
+}
+
+const Broken kBroken[] = {
+    {"Missing", [](auto& c) { c.tensors.erase("model.layers.1.mlp.up_proj.weight"); },
+     "model.layers.1.mlp.up_proj.weight: expected [48, 32] from config.json, found no such tensor"},
+    {"Extra", [](auto& c) { c.tensors["model.layers.2.x"] = c.tensors.at("model.norm.weight"); },
+     "model.layers.2.x: not part of a LlamaForCausalLM with this config.json, found BF16 [32]"},
+    {"Misshapen",
+     [](auto& c) {
+       c.tensors.at("model.norm.weight").shape = {16, 2};
+     },
+     "model.norm.weight: expected [32] from config.json, found [16, 2]"},
+    {"NotANumber", [](auto& c) { poison(c, "model.layers.0.self_attn.k_proj.weight", NAN); },
+     "model.layers.0.self_attn.k_proj.weight: expected finite values, found nan at element 1023"},
+    {"Infinite", [](auto& c) { poison(c, "model.embed_tokens.weight", -INFINITY); },
+     "model.embed_tokens.weight: expected finite values, found -inf at element 3071"},
+    {"Integers", [](auto& c) { c.tensors.at("lm_head.weight").dtype = checkpoint::DType::i16; },
+     "lm_head.weight: expected F32, F16 or BF16, found I16"},
+};
+INSTANTIATE_TEST_SUITE_P(Models, BadCheckpoint, ::testing::ValuesIn(kBroken),
+                         [](const auto& info) { return std::string(info.param.what); });
+
+TEST(Load, IgnoresWhatOldVersionsSaved) {
+  auto c = checkpoint::open(kGolden / "qwen2");  // tied
+  c.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = c.tensors.at("model.norm.weight");
+  c.tensors["lm_head.weight"] = c.tensors.at("model.embed_tokens.weight");
+  EXPECT_THAT(problems(c), ::testing::IsEmpty());
+  EXPECT_NO_THROW(load(c));
+  poison(c, "lm_head.weight", 1);
+  EXPECT_THAT(problems(c), ::testing::ElementsAre(HasSubstr("tie_word_embeddings is true")));
+  EXPECT_THROW(load(c), Error);
+}
+
+TEST(Build, HasShapesWithoutStorage) {
+  const auto c = checkpoint::open(kGolden / "llama");
+  Model model = build(parse_config(c.config, c.generation_config));
+  std::int64_t parameters_in_model = 0, parameters_in_file = 0;
+  for (const Parameter* p : parameters(model)) parameters_in_model += p->value.numel();
+  for (const auto& [name, t] : c.tensors) parameters_in_file += t.elements();
+  EXPECT_EQ(parameters_in_model, parameters_in_file);
+  EXPECT_EQ(linears(model).back()->kind, "lm_head");
+}
+
+TEST(Forward, RejectsForeignTokens) {
+  const Model model = load(checkpoint::open(kGolden / "llama"));
+  EXPECT_THROW(forward(model, tokens_of({{1, 96}})), Error);
+  EXPECT_THROW(forward(model, tokens_of({{-1}})), Error);
+  EXPECT_THROW(forward(model, tokens_of({})), Error);
+}
+
+}  // namespace
+}  // namespace qad::models
