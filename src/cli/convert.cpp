@@ -25,9 +25,7 @@ void add_convert(CLI::App& app) {
   auto o = std::make_shared<Options>();
   command->add_option("in", o->in, "an HF folder, a .gguf or a llama2.c .bin")->required();
   command->add_option("out", o->out, "folder to write")->required();
-  command
-      ->add_option("--dtype", o->dtype,
-                   "auto (as stored; GGUF blocks become bf16), f32 or bf16")
+  command->add_option("--dtype", o->dtype, "auto (as stored; GGUF blocks become bf16), f32 or bf16")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str();
   command->callback([o] {

@@ -67,9 +67,8 @@ void add_evaluate(CLI::App& app) {
     }
     data::RenderOptions options;
     if (o->mask == "assistant") options.mask = data::Mask::assistant;
-    auto documents = data::read_documents(o->data, loaded.tokenizer, options);
-    if (o->documents > 0 && documents.size() > static_cast<std::size_t>(o->documents))
-      documents.resize(static_cast<std::size_t>(o->documents));
+    options.max_documents = o->documents;
+    const auto documents = data::read_documents(o->data, loaded.tokenizer, options);
     const auto batches = evaluate::evaluation_batches(documents, o->seq_len);
     evaluate::Metrics m;
     {

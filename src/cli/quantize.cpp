@@ -68,7 +68,7 @@ void add_quantize(CLI::App& app) {
       check(!o->calibration.empty(), "quantize",
             "--calib is missing: input scales need data (--recipe nvfp4-weight-only needs none)");
       data::RenderOptions options = recipe::render_options_of(r);
-      options.calibration = true;
+      options.max_documents = o->sequences;
       batches = recipe::calibration_batches(
           data::read_documents(o->calibration, loaded.tokenizer, options), o->sequences,
           o->seq_len);

@@ -2,7 +2,6 @@
 #include "cli/commands.h"
 #include "core/error.h"
 #include "core/json.h"
-#include "data/render.h"
 #include "text/chat_template.h"
 #include "text/model_files.h"
 
@@ -41,8 +40,13 @@ void add_tokenize(CLI::App& app) {
     if (!o->file.empty()) {
       ids = tokenizer.encode(read_text(o->file), !o->no_special);
     } else {
+      Json variables = tokenizer.special_tokens;
+      variables["messages"] = read_json(o->chat);
+      variables["add_generation_prompt"] = o->generation_prompt;
+      check(!tokenizer.chat_template.empty(), "tokenize", "{}: the model has no chat template",
+            o->model);
       const std::string rendered =
-          data::render_chat(tokenizer, read_json(o->chat), o->generation_prompt).text;
+          text::ChatTemplate(tokenizer.chat_template).render(variables).text;
       if (o->text) {
         fmt::print("{}", rendered);
         return;

@@ -11,11 +11,14 @@ namespace qad::recipe {
 
 class TrainingLog {
  public:
-  TrainingLog(const fs::path& output, const distill::TrainConfig& config);
+  // Writes output/metrics.jsonl and output/events/. A run whose first step is not 1 was resumed:
+  // the earlier lines of metrics.jsonl are kept.
+  explicit TrainingLog(const fs::path& output);
   ~TrainingLog();
-  void step(const distill::StepInfo& s);
+  void step(const distill::StepInfo& s, std::int64_t tokens_per_step);
   void validation(const distill::Validation& v);
-  void close();
+  // Every step so far, those before a resume included (read back from metrics.jsonl).
+  const std::vector<distill::StepInfo>& steps() const;
 
  private:
   struct Impl;

@@ -49,11 +49,6 @@ struct DataSets {
   std::int64_t train_tokens = 0;
 };
 
-void keep_first(std::vector<data::Document>& documents, std::int64_t count) {
-  if (count > 0 && static_cast<std::size_t>(count) < documents.size())
-    documents.resize(static_cast<std::size_t>(count));
-}
-
 DataSets read_data(const Recipe& recipe, const text::Tokenizer& tokenizer) {
   const data::RenderOptions options = render_options_of(recipe);
   DataSets sets;
@@ -75,14 +70,15 @@ DataSets read_data(const Recipe& recipe, const text::Tokenizer& tokenizer) {
                                       ? recipe.calibration.data
                                       : recipe.data.train.front().file;
   if (!calibration.empty()) {
-    data::RenderOptions one_a_line = options;
-    one_a_line.calibration = true;
-    sets.calibration = data::read_documents(calibration, tokenizer, one_a_line);
+    data::RenderOptions few = options;
+    few.max_documents = recipe.calibration.sequences;
+    sets.calibration = data::read_documents(calibration, tokenizer, few);
   }
   const auto held_out = [&](const std::string& file, std::int64_t most) {
-    auto documents = data::read_documents(file, tokenizer, options);
-    keep_first(documents, most);
-    return evaluate::evaluation_batches(documents, recipe.train.seq_len);
+    data::RenderOptions limited = options;
+    limited.max_documents = most;
+    return evaluate::evaluation_batches(data::read_documents(file, tokenizer, limited),
+                                        recipe.train.seq_len);
   };
   sets.test = held_out(recipe.data.test, recipe.data.max_test_documents);
   if (!recipe.data.validation.empty())
@@ -140,42 +136,43 @@ void train(Outcome& outcome, LoadedModel& student, const std::vector<at::Tensor>
   const data::Stream stream(std::move(sets.train), config.seed);
   distill::Trainer trainer(student.model, std::move(masters), guide, policy, config);
   const InterruptGuard guard;
-  TrainingLog log(output, config);
+  TrainingLog log(output);
   distill::Callbacks callbacks;
   callbacks.step = [&](const distill::StepInfo& s) {
-    outcome.steps.push_back(s);
-    log.step(s);
+    log.step(s, config.seq_len * config.batch_sequences);
   };
   callbacks.validation = [&](const distill::Validation& v) { log.validation(v); };
   callbacks.stop = [] { return interrupted != 0; };
   outcome.training = trainer.train(stream, sets.validation, callbacks);
-  log.close();
+  outcome.steps = log.steps();
   if (outcome.training.interrupted) {
     note("interrupted after step {}; the same command goes on from there",
          outcome.training.steps_done);
     return;
   }
 
-  // The report's checkpoint choice (section on evaluation): evaluate the candidates, take the best.
-  // Without benchmarks in this build, "best" is the least KL to the teacher on the validation data
-  // (for QAT its loss).
-  if (outcome.training.kept.size() > 1) {
-    std::int64_t best_step = -1;
-    double best = 0;
-    for (const distill::Validation& kept : outcome.training.kept) {
-      const double score = guide != nullptr ? kept.kl : kept.loss;
-      outcome.candidates.emplace_back(kept.step, score);
-      if (best_step < 0 || score < best) {
-        best_step = kept.step;
-        best = score;
-      }
-    }
-    trainer.restore(best_step);
-    note("checkpoint  step {} of {} candidates", best_step, outcome.training.kept.size());
+  // The report's checkpoint choice: of the candidates kept by validation loss evaluate each and
+  // take the best. Until benchmarks exist, "best" is the least KL to the teacher on the validation
+  // data (for QAT its loss).
+  std::size_t best = 0;
+  for (const distill::Validation& kept : outcome.training.kept) {
+    const std::optional<double> kl = guide != nullptr ? std::optional(kept.kl) : std::nullopt;
+    outcome.candidates.push_back({kept.step, kept.loss, kl, false});
+    const Candidate& leader = outcome.candidates[best];
+    const Candidate& last = outcome.candidates.back();
+    if (last.kl.value_or(last.validation_loss) < leader.kl.value_or(leader.validation_loss))
+      best = outcome.candidates.size() - 1;
+  }
+  if (!outcome.candidates.empty()) {
+    outcome.candidates[best].chosen = true;
+    trainer.restore(outcome.candidates[best].step);
+    note("checkpoint  step {}, best of {} candidates", outcome.candidates[best].step,
+         outcome.candidates.size());
   }
   outcome.student = measure("QAD", student.model, &teacher, sets.test);
   add_samples(outcome, recipe.method == "qat" ? "QAT" : "QAD", student.model, student.tokenizer);
   write_checkpoint(output / "checkpoint", student.model, trainer.masters(), student.source);
+  fs::remove_all(config.state_folder);  // the run is complete: nothing to resume
 }
 
 }  // namespace

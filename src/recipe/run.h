@@ -17,6 +17,14 @@ struct Sample {
   std::string label, prompt, text;  // label: "BF16", "PTQ", "QAD"
 };
 
+// A checkpoint kept during training and considered at its end.
+struct Candidate {
+  std::int64_t step = 0;
+  double validation_loss = 0;
+  std::optional<double> kl;  // absent when nothing was distilled (QAT)
+  bool chosen = false;
+};
+
 // Everything a run found out; the report and result.json are views of it.
 struct Outcome {
   Recipe recipe;
@@ -28,8 +36,7 @@ struct Outcome {
   std::vector<quantize::LayerError> layer_errors;
   std::vector<distill::StepInfo> steps;
   distill::TrainResult training;
-  std::vector<std::pair<std::int64_t, double>>
-      candidates;  // step, KL (or loss) on the validation data
+  std::vector<Candidate> candidates;
   std::vector<Sample> samples;
   double clipped_share = 0;  // of activations, over the PTQ evaluation
   std::int64_t bytes_before = 0, bytes_after = 0;

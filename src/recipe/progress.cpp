@@ -1,0 +1,111 @@
+// A resumed run appends to metrics.jsonl and starts a new event file, as TensorBoard expects.
+#include "recipe/progress.h"
+
+#include <optional>
+#include <sstream>
+
+#include "core/console.h"
+#include "report/events.h"
+
+namespace qad::recipe {
+
+namespace {
+
+Json line_of(const distill::StepInfo& s) {
+  return {{"step", s.step},
+          {"loss", s.loss},
+          {"kl", s.kl},
+          {"ce", s.ce},
+          {"gradient_norm", s.gradient_norm},
+          {"learning_rate", s.learning_rate},
+          {"tokens", s.tokens},
+          {"tokens_per_second", s.tokens_per_second}};
+}
+
+Json line_of(const distill::Validation& v) {
+  return {{"step", v.step},
+          {"validation_loss", v.loss},
+          {"validation_kl", v.kl},
+          {"validation_ce", v.ce}};
+}
+
+}  // namespace
+
+struct TrainingLog::Impl {
+  Progress progress{"train "};
+  fs::path metrics_path;
+  std::optional<report::MetricsLog> metrics;
+  report::EventWriter events;
+  std::vector<distill::StepInfo> steps;
+  double seconds_per_step = 0;  // smoothed, for the time left
+  std::string validated;        // the last validation, shown behind the step
+
+  explicit Impl(const fs::path& output)
+      : metrics_path(output / "metrics.jsonl"), events(output / "events") {}
+
+  // Opens the log at the first record: what lies before `step` is kept, what a killed run wrote
+  // beyond its resume point is not.
+  report::MetricsLog& log(std::int64_t step) {
+    if (metrics) return *metrics;
+    std::vector<Json> earlier;
+    if (step > 1 && fs::exists(metrics_path)) earlier = read_earlier(step);
+    metrics.emplace(metrics_path);
+    for (const Json& line : earlier) metrics->write(line);
+    return *metrics;
+  }
+
+  std::vector<Json> read_earlier(std::int64_t step) {
+    std::vector<Json> lines;
+    std::istringstream text(read_text(metrics_path));
+    for (std::string line; std::getline(text, line);) {
+      const Json json = Json::parse(line, nullptr, false);
+      if (!json.is_object() || json.value("step", step) >= step) continue;
+      lines.push_back(json);
+      if (!json.contains("loss")) continue;
+      distill::StepInfo s;
+      s.step = json.value("step", std::int64_t{0});
+      s.loss = json.value("loss", 0.0);
+      s.kl = json.value("kl", 0.0);
+      s.ce = json.value("ce", 0.0);
+      s.learning_rate = json.value("learning_rate", 0.0);
+      s.tokens = json.value("tokens", std::int64_t{0});
+      steps.push_back(s);
+    }
+    return lines;
+  }
+};
+
+TrainingLog::TrainingLog(const fs::path& output) : impl_(std::make_unique<Impl>(output)) {}
+TrainingLog::~TrainingLog() = default;
+
+const std::vector<distill::StepInfo>& TrainingLog::steps() const {
+  return impl_->steps;
+}
+
+void TrainingLog::step(const distill::StepInfo& s, std::int64_t tokens_per_step) {
+  Impl& m = *impl_;
+  m.log(s.step).write(line_of(s));
+  m.steps.push_back(s);
+  m.events.scalars(s.step, {{"train/loss", s.loss},
+                            {"train/kl", s.kl},
+                            {"train/ce", s.ce},
+                            {"train/gradient_norm", s.gradient_norm},
+                            {"train/learning_rate", s.learning_rate},
+                            {"train/tokens_per_second", s.tokens_per_second}});
+  const double now = static_cast<double>(tokens_per_step) / std::max(s.tokens_per_second, 1e-9);
+  m.seconds_per_step = m.seconds_per_step == 0 ? now : 0.9 * m.seconds_per_step + 0.1 * now;
+  m.progress.show(fmt::format(
+      "step {}/{}  KL {:.4f}  loss {:.4f}  {} tokens/s  {} left{}", s.step, s.steps, s.kl, s.loss,
+      human_count(s.tokens_per_second),
+      human_time(m.seconds_per_step * static_cast<double>(s.steps - s.step)), m.validated));
+}
+
+void TrainingLog::validation(const distill::Validation& v) {
+  Impl& m = *impl_;
+  m.log(v.step + 1).write(line_of(v));
+  m.events.scalars(v.step,
+                   {{"validation/loss", v.loss}, {"validation/kl", v.kl}, {"validation/ce", v.ce}});
+  m.validated = fmt::format("  validation {:.4f} (step {})", v.loss, v.step);
+}
+
+}  // namespace qad::recipe

@@ -1,0 +1,127 @@
+// Renames and regroups only: what is shown is decided in the report room, what is true in run.cpp.
+#include "recipe/report.h"
+
+#include <algorithm>
+#include <cctype>
+#include <ctime>
+
+#include "core/console.h"
+
+namespace qad::recipe {
+namespace {
+
+report::Value value(const evaluate::Value& v) {
+  return {v.mean, v.se};
+}
+
+report::Metrics metrics(const evaluate::Metrics& m) {
+  report::Metrics out{value(m.ce), value(m.ppl), {}, {}};
+  if (m.kl) out.kl = value(*m.kl);
+  if (m.top1) out.top1 = value(*m.top1);
+  return out;
+}
+
+std::string today() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M", std::localtime(&now));
+  return text;
+}
+
+std::vector<report::Chart> charts(const Outcome& o) {
+  if (o.steps.empty()) return {};
+  report::Curve kl{"training", {}, true, false}, ce{"training", {}, true, false},
+      rate{"learning rate", {}, false, false};
+  for (const distill::StepInfo& s : o.steps) {
+    const auto x = static_cast<double>(s.step);
+    kl.points.push_back({x, s.kl});
+    ce.points.push_back({x, s.ce});
+    rate.points.push_back({x, s.learning_rate});
+  }
+  report::Curve held_out{"validation", {}, false, true}, held_out_ce{"validation", {}, false, true};
+  for (const distill::Validation& v : o.training.validations) {
+    held_out.points.push_back({static_cast<double>(v.step), v.kl});
+    held_out_ce.points.push_back({static_cast<double>(v.step), v.ce});
+  }
+  std::vector<report::Chart> all;
+  if (o.recipe.method != "qat") {
+    report::Chart chart{"KL to the teacher", "nats a token", {kl, held_out}, {}, true};
+    if (o.ptq.kl) chart.references.emplace_back("PTQ", o.ptq.kl->mean);
+    all.push_back(std::move(chart));
+  }
+  all.push_back({"Cross-entropy on the text",
+                 "nats a token",
+                 {ce, held_out_ce},
+                 {{"BF16", o.teacher.ce.mean}, {"PTQ", o.ptq.ce.mean}},
+                 false});
+  all.push_back({"Learning rate", "", {rate}, {}, false});
+  return all;
+}
+
+}  // namespace
+
+report::Run report_of(const Outcome& o) {
+  report::Run run;
+  const std::string model = fs::path(o.recipe.model).stem().string();
+  std::string method = o.recipe.method;
+  std::transform(method.begin(), method.end(), method.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
+  run.title = method + " of " + model;
+  run.model = fmt::format("{} ({}, {} parameters)", o.recipe.model, o.architecture,
+                          human_count(static_cast<double>(o.parameters)));
+  run.date = today();
+  run.command = o.command_line;
+  run.teacher = metrics(o.teacher);
+  run.ptq = metrics(o.ptq);
+  if (o.student) run.student = metrics(*o.student);
+  run.evaluated_tokens = o.teacher.tokens;
+  run.evaluated_documents = o.teacher.documents;
+  run.charts = charts(o);
+  for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
+  for (const auto& row : o.coverage)
+    run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,
+                            row.bytes_after, row.quantized ? "NVFP4" : "BF16", row.why});
+  for (const Candidate& c : o.candidates)
+    run.candidates.push_back({c.step, c.validation_loss, c.kl, c.chosen});
+  const Json recipe = to_json(o.recipe);
+  for (const auto& [key, v] : recipe.items())
+    run.recipe.emplace_back(key, v.is_string() ? v.get<std::string>() : v.dump());
+  for (const Sample& s : o.samples) run.samples.push_back({s.label, s.text});
+  run.notes.push_back(
+      fmt::format("{:.2g} % of the quantised activations were clipped.", 100 * o.clipped_share));
+  run.tokens = o.training.tokens;
+  run.seconds = o.training.seconds;
+  run.tokens_per_second =
+      o.training.seconds > 0 ? static_cast<double>(o.training.tokens) / o.training.seconds : 0;
+  run.bytes_before = o.bytes_before;
+  run.bytes_after = o.bytes_after;
+  return run;
+}
+
+void write_report(const Outcome& outcome) {
+  const fs::path output = outcome.recipe.output;
+  const report::Run run = report_of(outcome);
+  write_file(output / "result.json", to_text(report::result_json(run)));
+  write_file(output / "report.html", report::html(run));
+  write_file(output / "recipe.yaml", to_yaml(outcome.recipe));
+}
+
+std::string summary(const Outcome& o) {
+  const report::Run run = report_of(o);
+  std::string text = "\n" + report::metrics_table(run);
+  for (const Sample& s : o.samples) text += fmt::format("\n{}: {}\n", s.label, s.text);
+  text += fmt::format("\n{} parameters: {} in BF16, {} in NVFP4",
+                      human_count(static_cast<double>(o.parameters)),
+                      human_bytes(static_cast<double>(o.bytes_before)),
+                      human_bytes(static_cast<double>(o.bytes_after)));
+  if (o.training.seconds > 0)
+    text += fmt::format("; {} tokens in {} ({} tokens/s)",
+                        human_count(static_cast<double>(o.training.tokens)),
+                        human_time(o.training.seconds), human_count(run.tokens_per_second));
+  text +=
+      fmt::format("\ncheckpoint {0}/checkpoint, report {0}/report.html, numbers {0}/result.json\n",
+                  o.recipe.output);
+  return text;
+}
+
+}  // namespace qad::recipe
