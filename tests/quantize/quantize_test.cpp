@@ -1,0 +1,249 @@
+// The export against ModelOpt's own bytes (tests/golden/quantize_modelopt.py), and the promise that
+// what the forward pass reads is what is shipped.
+#include "quantize/quantize.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "checkpoint/nvfp4_tensors.h"
+#include "checkpoint/safetensors.h"
+#include "core/error.h"
+#include "models/verify.h"
+
+namespace qad::quantize {
+namespace {
+
+using ::testing::HasSubstr;
+
+const fs::path kTests = fs::path(QAD_SOURCE_DIR) / "tests/golden";
+
+checkpoint::Checkpoint source(const char* name = "llama") {
+  return checkpoint::open(kTests / "models" / name);
+}
+
+std::vector<at::Tensor> masters_of(models::Model& model) {
+  std::vector<at::Tensor> out;
+  for (const models::Parameter* p : models::parameters(model)) out.push_back(p->value.clone());
+  return out;
+}
+
+std::vector<models::Tokens> batches() {
+  return {models::tokens_of({{1, 5, 9, 70, 33, 2}, {4, 4, 8}}), models::tokens_of({{95, 3, 17}})};
+}
+
+struct Folder {
+  fs::path path =
+      fs::temp_directory_path() / fmt::format("qad_quantize_{}_{}", ::getpid(),
+                                              ::testing::UnitTest::GetInstance()->random_seed());
+  ~Folder() { fs::remove_all(path); }
+};
+
+// The bytes of each tensor that export_folder would write.
+std::map<std::string, std::vector<std::byte>> bytes_of(const checkpoint::OutFolder& folder) {
+  std::map<std::string, std::vector<std::byte>> out;
+  for (const checkpoint::OutTensor& t : folder.tensors) {
+    std::size_t n = checkpoint::bytes_per_element(t.dtype);
+    for (const std::int64_t d : t.shape) n *= static_cast<std::size_t>(d);
+    auto& bytes = out[t.name];
+    bytes.resize(n);
+    t.fill(bytes.data());
+  }
+  return out;
+}
+
+class ModelOpt : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(ModelOpt, ExportIsTheSameBytes) {
+  const auto c = source();
+  models::Model model = models::load(c);
+  const auto masters = masters_of(model);
+  Policy policy = preset(GetParam());
+  policy.global = nvfp4::GlobalScale::amax;
+  // ModelOpt has one maximum a matrix and unites those that are fused.
+  const Json maxima = read_json(kTests / "quantize/input_amax.json");
+  std::vector<float> amax;
+  for (const models::Linear* l : models::linears(model)) {
+    amax.push_back(0);
+    for (const models::Part& part : l->weight.parts)
+      amax.back() = std::max(amax.back(), maxima.value(linear_name(part), 0.0f));
+  }
+  quantize(model, policy, amax);
+  const auto folder = export_folder(model, masters, c);
+  const auto ours = bytes_of(folder);
+
+  const auto theirs =
+      checkpoint::read_safetensors(kTests / "quantize" / GetParam() / "model.safetensors");
+  EXPECT_EQ(ours.size(), theirs.tensors.size());
+  for (const checkpoint::Tensor& t : theirs.tensors) {
+    ASSERT_TRUE(ours.contains(t.name)) << t.name;
+    EXPECT_TRUE(std::ranges::equal(ours.at(t.name), t.raw)) << t.name;
+  }
+  const Json config = read_json(kTests / "quantize" / GetParam() / "hf_quant_config.json");
+  for (const char* key : {"quant_algo", "group_size", "kv_cache_quant_algo", "exclude_modules"})
+    EXPECT_EQ(folder.hf_quant_config["quantization"][key], config["quantization"][key]) << key;
+}
+INSTANTIATE_TEST_SUITE_P(Quantize, ModelOpt, ::testing::Values("nvfp4", "nvfp4-weight-only"),
+                         [](const auto& info) {
+                           return std::string(info.param) == "nvfp4" ? "W4A4" : "W4A16";
+                         });
+
+struct Case {
+  const char* name;
+  const char* model;
+  Policy policy;
+};
+
+class RoundTrip : public ::testing::TestWithParam<Case> {};
+
+TEST_P(RoundTrip, LoadsToTheSameValuesAndLogits) {
+  const at::NoGradGuard no_grad;
+  const auto c = source(GetParam().model);
+  models::Model model = models::load(c);
+  const auto masters = masters_of(model);
+  quantize(model, GetParam().policy, calibrate(model, batches()));
+
+  const Folder folder;
+  checkpoint::write_folder(folder.path, export_folder(model, masters, c));
+  const auto written = checkpoint::open(folder.path);
+  EXPECT_THAT(models::problems(written), ::testing::IsEmpty());
+  models::Model read = models::load(written);
+
+  const auto ours = models::parameters(model), theirs = models::parameters(read);
+  ASSERT_EQ(ours.size(), theirs.size());
+  for (std::size_t i = 0; i < ours.size(); ++i)
+    EXPECT_TRUE(at::equal(ours[i]->value, theirs[i]->value)) << ours[i]->parts[0].name;
+  const auto run = [](const models::Model& m) {
+    return models::logits(m, models::forward(m, batches()[0]));
+  };
+  models::Model plain = models::load(c);
+  EXPECT_TRUE(at::equal(run(model), run(read)));
+  EXPECT_FALSE(at::equal(run(model), run(plain)));
+}
+
+Policy with(std::string name, auto&& change) {
+  Policy p = preset(name);
+  change(p);
+  return p;
+}
+
+const Case kCases[] = {
+    {"Default", "llama", preset("nvfp4")},
+    {"WeightOnly", "qwen2", preset("nvfp4-weight-only")},
+    {"MlpOnly", "qwen3_yarn", preset("nvfp4-mlp-only")},
+    {"Amax", "llama_bias_tied",
+     with("nvfp4", [](Policy& p) { p.global = nvfp4::GlobalScale::amax; })},
+    {"Mse", "llama", with("nvfp4", [](Policy& p) { p.weights = nvfp4::BlockScale::mse; })},
+    {"FourOverSix", "llama",
+     with("nvfp4", [](Policy& p) { p.weights = nvfp4::BlockScale::four_over_six; })},
+    {"KeepFirst", "mistral", with("nvfp4", [](Policy& p) { p.keep_first = 1; })},
+};
+INSTANTIATE_TEST_SUITE_P(Quantize, RoundTrip, ::testing::ValuesIn(kCases),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Calibrate, IsTheLargestInput) {
+  const models::Model model = models::load(source());
+  const auto amax = calibrate(model, batches());
+  ASSERT_EQ(amax.size(), 2u * 4 + 1);
+  // The head reads the final norm's output.
+  float largest = 0;
+  for (const auto& b : batches())
+    largest = std::max(largest, models::forward(model, b).abs().max().item<float>());
+  EXPECT_EQ(amax.back(), largest);
+}
+
+TEST(Quantize, CalibratedInputsAreNotClipped) {
+  models::Model model = models::load(source());
+  quantize(model, preset("nvfp4"), calibrate(model, batches()));
+  for (const models::Linear* l : models::linears(model))
+    if (l->quant) l->quant->input_global = *l->quant->input_global;
+  models::forward(model, batches()[0]);
+  for (const models::Linear* l : models::linears(model)) {
+    if (!l->quant) continue;
+    EXPECT_GT(l->quant->seen, 0);
+    const float g = *l->quant->input_global;
+    EXPECT_EQ(std::exp2(std::round(std::log2(g))), g);  // a power of two
+  }
+  // The first linear reads unquantised values that calibration saw.
+  EXPECT_EQ(models::linears(model)[0]->quant->clipped, 0);
+}
+
+TEST(Quantize, WeightScaleFollowsAGrowingWeightOnly) {
+  models::LinearQuant quant;
+  quant.weight_global = 0x1p-10f;
+  at::Tensor value = at::empty({2, 16}, at::kFloat);
+  const auto rule = nvfp4::GlobalScale::pow2;
+  shipped_value(at::full({2, 16}, 0.01, at::kFloat), &quant, rule, value);
+  EXPECT_EQ(quant.weight_global, 0x1p-10f);
+  shipped_value(at::full({2, 16}, 2688.0, at::kFloat), &quant, rule, value);
+  EXPECT_EQ(quant.weight_global, 1.0f);
+  EXPECT_TRUE(at::equal(value, at::full({2, 16}, 2688.0, at::kFloat)));
+  // Unquantised: the nearest BF16 (8 significand bits).
+  shipped_value(at::full({2, 16}, 1 + 0x1p-8 + 0x1p-20, at::kFloat), nullptr, rule, value);
+  EXPECT_EQ(value.data_ptr<float>()[0], 1 + 0x1p-7f);
+}
+
+TEST(Quantize, BetterBlockScalesHaveLessError) {
+  const auto error = [](nvfp4::BlockScale rule) {
+    models::Model original = models::load(source()), model = models::load(source());
+    quantize(model, with("nvfp4-weight-only", [&](Policy& p) { p.weights = rule; }), {});
+    const auto errors = weight_errors(original, model);
+    EXPECT_EQ(errors.size(), 2u * 7);
+    double sum = 0;
+    for (const LayerError& e : errors) sum += e.sqnr_db;
+    return sum / static_cast<double>(errors.size());
+  };
+  const double max = error(nvfp4::BlockScale::max);
+  EXPECT_GT(max, 15);  // random normal weights: about 20 dB
+  EXPECT_GT(error(nvfp4::BlockScale::four_over_six), max);
+  EXPECT_GT(error(nvfp4::BlockScale::mse), max);
+}
+
+TEST(Export, UnquantisedModelIsPlainBf16) {
+  const auto c = source("llama_bias_tied");  // F32
+  models::Model model = models::load(c);
+  const auto folder = export_folder(model, masters_of(model), c);
+  EXPECT_TRUE(folder.hf_quant_config.is_null());
+  EXPECT_FALSE(folder.config.contains("quantization_config"));
+  EXPECT_EQ(folder.config["dtype"], "bfloat16");
+  for (const auto& t : folder.tensors) EXPECT_EQ(t.dtype, checkpoint::DType::bf16);
+  EXPECT_EQ(folder.tensors.size(), c.tensors.size());
+}
+
+TEST(Quantize, RefusesWhatItCannotDo) {
+  models::Model model = models::load(source());
+  EXPECT_THROW(quantize(model, preset("nvfp4"), {}), Error);  // no calibration
+  EXPECT_THROW(quantize(model, preset("nvfp4"), std::vector<float>(9, 0.0f)), Error);
+  quantize(model, preset("nvfp4-weight-only"), {});
+  EXPECT_THROW(quantize(model, preset("nvfp4-weight-only"), {}), Error);  // twice
+  EXPECT_THROW(calibrate(model, batches()), Error);
+}
+
+TEST(Verify, FusedPartsMustShareScales) {
+  const auto c = source();
+  models::Model model = models::load(c);
+  const auto masters = masters_of(model);
+  quantize(model, preset("nvfp4-weight-only"), {});
+  auto out = export_folder(model, masters, c);
+  for (auto& t : out.tensors)
+    if (t.name == "model.layers.1.mlp.up_proj.weight_scale_2")
+      t.fill = [](std::byte* bytes) {
+        const float scale = 3;
+        std::memcpy(bytes, &scale, sizeof(scale));
+      };
+  const Folder folder;
+  checkpoint::write_folder(folder.path, out);
+  const auto written = checkpoint::open(folder.path);
+  EXPECT_THAT(models::problems(written),
+              ::testing::ElementsAre(HasSubstr("model.layers.1.mlp.gate_proj.weight: expected one "
+                                               "weight_scale_2")));
+  EXPECT_THROW(models::load(written), Error);
+}
+
+}  // namespace
+}  // namespace qad::quantize
