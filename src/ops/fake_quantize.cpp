@@ -29,7 +29,7 @@ std::tuple<Tensor, Tensor> fake_quantize_cpu(const Tensor& x, double global, std
 }
 
 TORCH_LIBRARY_FRAGMENT(qad, m) {
-  m.def("fake_quantize(Tensor x, float global, int rule) -> (Tensor y, Tensor clipped)");
+  m.def("fake_quantize(Tensor x, float scale, int rule) -> (Tensor y, Tensor clipped)");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("fake_quantize", fake_quantize_cpu);

@@ -190,11 +190,11 @@ struct HeadLoss : torch::autograd::Function<HeadLoss> {
                      student_weight.requires_grad());
     ctx->saved_data["d_hidden"] = d_hidden;
     ctx->saved_data["d_weight"] = d_weight;
-    torch::autograd::variable_list metrics;
-    for (const Tensor& t : {kl, ce, teacher_ce, agree})
-      if (t.defined()) metrics.push_back(t);
+    torch::autograd::variable_list metrics{ce};  // autograd takes no undefined outputs
+    if (kl.defined()) metrics.insert(metrics.end(), {kl, teacher_ce, agree});
     ctx->mark_non_differentiable(metrics);
-    return {loss, kl, ce, teacher_ce, agree};
+    metrics.insert(metrics.begin(), loss);
+    return metrics;
   }
 
   // The gradients are handed over, not kept: they are as large as the head.
@@ -218,7 +218,8 @@ HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double norm
   if (recording({&in.student_hidden, &in.student_weight})) {
     const auto out =
         HeadLoss::apply(in.student_hidden, in.student_weight, in, loss, normalizer, chunk_tokens);
-    return {out[0], out[1], out[2], out[3], out[4]};
+    if (out.size() == 2) return {out[0], Tensor(), out[1], Tensor(), Tensor()};
+    return {out[0], out[2], out[1], out[3], out[4]};
   }
   auto [value, kl, ce, teacher_ce, agree, d_hidden, d_weight] =
       forward(in, loss, normalizer, chunk_tokens, false, false);

@@ -1,0 +1,199 @@
+// Operators on rows (embedding, linear, fake quantisation, norm, rotary embedding, SwiGLU) and the
+// vectorised exponentials, against double formulas and PyTorch's autograd of them.
+#include "core/error.h"
+#include "ops/ops.h"
+#include "ops/simd.h"
+#include "reference.h"
+
+namespace qad::ops {
+namespace {
+
+using reference::double_leaf;
+using reference::expect_near;
+using reference::leaf;
+using reference::random;
+using Tensor = at::Tensor;
+
+struct RowShape {
+  std::int64_t rows, cols;
+};
+// one element, vector tails, the shapes of the two benchmark models
+const RowShape kShapes[] = {{1, 1}, {3, 7}, {2, 16}, {5, 33}, {130, 64}, {1000, 24}, {17, 576}};
+
+TEST(Simd, ExponentialsAreWithinTwoUlp) {
+  const FloatTag d;
+  const std::int64_t n = 1 << 20;
+  for (const bool base2 : {true, false}) {
+    const double low = base2 ? -125.9 : -86.9, high = base2 ? 125.9 : 86.9;
+    std::vector<float> x(n), y(n);
+    for (std::int64_t i = 0; i < n; ++i)
+      x[i] = static_cast<float>(low + (high - low) * static_cast<double>(i) / n);
+    for_lanes(d, n, [&](std::int64_t i, std::int64_t lanes) {
+      const auto v = load(d, x.data() + i, lanes);
+      store(d, base2 ? exp2(d, v) : exp(d, v), y.data() + i, lanes);
+    });
+    double worst = 0;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double exact = base2 ? std::exp2(double{x[i]}) : std::exp(double{x[i]});
+      const auto nearest = static_cast<float>(exact);
+      const double ulp = std::nextafter(nearest, INFINITY) - nearest;
+      worst = std::max(worst, std::abs(y[i] - exact) / ulp);
+    }
+    EXPECT_LE(worst, 2) << (base2 ? "exp2" : "exp");
+  }
+}
+
+TEST(Simd, ExponentialsAtTheEnds) {
+  const FloatTag d;
+  const auto at = [&](float x) { return hn::GetLane(exp(d, hn::Set(d, x))); };
+  const auto at2 = [&](float x) { return hn::GetLane(exp2(d, hn::Set(d, x))); };
+  EXPECT_EQ(at(0), 1);
+  EXPECT_EQ(at2(0), 1);
+  EXPECT_EQ(at(-INFINITY), 0);
+  EXPECT_EQ(at2(-INFINITY), 0);
+  EXPECT_EQ(at(-1e30f), 0);
+  EXPECT_EQ(at2(-1e30f), 0);
+  EXPECT_TRUE(std::isfinite(at(1e30f)) && at(1e30f) > 1e38f);
+}
+
+TEST(Embedding, RowsAndTheirGradient) {
+  for (const std::int64_t cols : {1, 5, 64, 100}) {
+    const Tensor w = leaf(random({11, cols})), ids = at::randint(0, 11, {97}, at::kLong);
+    const Tensor y = ops::embedding(w, ids), g = random({97, cols});
+    reference::expect_same(y, w.index_select(0, ids), "rows");
+    y.backward(g);
+    const Tensor expected = at::zeros({11, cols}, at::kDouble).index_add(0, ids, g.to(at::kDouble));
+    expect_near(w.grad(), expected, 97, "gradient");  // at most 97 additions
+  }
+  const Tensor w = random({3, 4});
+  EXPECT_THROW(ops::embedding(w, at::full({1}, 3, at::kLong)), Error);
+  EXPECT_THROW(ops::embedding(w, at::full({1}, -1, at::kLong)), Error);
+  EXPECT_THROW(ops::embedding(w, at::zeros({1}, at::kInt)), Error);
+}
+
+TEST(Linear, ProductAndGradients) {
+  for (const auto& [rows, cols] : kShapes)
+    for (const bool with_bias : {false, true}) {
+      const Tensor x = leaf(random({rows, cols})), w = leaf(random({9, cols}));
+      const Tensor b = with_bias ? leaf(random({9})) : Tensor();
+      const Tensor xd = double_leaf(x), wd = double_leaf(w);
+      const Tensor y = ops::linear(x, w, b), g = random({rows, 9});
+      Tensor yd = at::mm(xd, wd.t());
+      if (with_bias) yd = yd + b.detach().to(at::kDouble);
+      expect_near(y, yd, cols + 2, "y");
+      y.backward(g);
+      yd.backward(g.to(at::kDouble));
+      expect_near(x.grad(), xd.grad(), 10, "dx");
+      expect_near(w.grad(), wd.grad(), rows + 2, "dw");
+      if (with_bias) expect_near(b.grad(), g.to(at::kDouble).sum(0), rows + 2, "db");
+    }
+  EXPECT_THROW(ops::linear(random({2, 3}), random({4, 5})), Error);
+  EXPECT_THROW(ops::linear(random({2, 3}), random({4, 3}), random({3})), Error);
+}
+
+TEST(Linear, OnlyAskedGradientsAreMade) {
+  const Tensor x = random({4, 3}), w = leaf(random({5, 3}));
+  ops::linear(x, w).sum().backward();
+  EXPECT_TRUE(w.grad().defined());
+  const Tensor x2 = leaf(x), w2 = random({5, 3});
+  ops::linear(x2, w2).sum().backward();
+  expect_near(x2.grad(), w2.sum(0).expand({4, 3}), 8, "dx");
+}
+
+TEST(FakeQuantize, IsTheFormatsAndItsGradientIsTheIdentity) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Tensor x = leaf(random({rows, cols}, 3));
+    const float global = 1.0f / 1024;
+    std::vector<float> expected(rows * cols);
+    const std::int64_t clipped = nvfp4::fake_quantize(x.const_data_ptr<float>(), rows, cols, global,
+                                                      nvfp4::BlockScale::max, expected.data());
+    std::int64_t counted = 5;
+    const Tensor y = ops::fake_quantize(x, global, nvfp4::BlockScale::max, &counted);
+    EXPECT_EQ(counted, 5 + clipped);
+    EXPECT_EQ(0, std::memcmp(y.const_data_ptr<float>(), expected.data(), expected.size() * 4));
+    const Tensor g = random({rows, cols});
+    y.backward(g);
+    reference::expect_same(x.grad(), g, "straight through");
+  }
+  EXPECT_THROW(ops::fake_quantize(random({2, 16}), 0, nvfp4::BlockScale::max), Error);
+}
+
+TEST(RmsNorm, RowsAndGradients) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Tensor x = leaf(random({rows, cols}, 2)), w = leaf(random({cols}));
+    const Tensor xd = double_leaf(x), wd = double_leaf(w), g = random({rows, cols});
+    const Tensor y = ops::rms_norm(x, w, 1e-5), yd = reference::rms_norm(xd, wd, 1e-5);
+    expect_near(y, yd, 8, "y");
+    y.backward(g);
+    yd.backward(g.to(at::kDouble));
+    // dx subtracts two terms as large as grad * w / rms, which may be larger than dx itself.
+    const double terms = (g * w).abs().max().item<double>() /
+                         xd.square().mean(-1).sqrt().min().item<double>() /
+                         std::max(1e-3, xd.grad().abs().max().item<double>());
+    expect_near(x.grad(), xd.grad(), 16 * std::max(1.0, terms), "dx");
+    expect_near(w.grad(), wd.grad(), 8 + rows, "dw");
+  }
+  // a head's norm: the last dimension of three
+  const Tensor x = random({6, 3, 8}), w = random({8});
+  expect_near(ops::rms_norm(x, w, 1e-6),
+              reference::rms_norm(x.to(at::kDouble), w.to(at::kDouble), 1e-6), 8, "heads");
+  EXPECT_THROW(ops::rms_norm(x, random({7}), 1e-6), Error);
+}
+
+TEST(Rope, RotationAndGradient) {
+  for (const std::int64_t dim : {2, 6, 8, 64, 100}) {
+    const std::int64_t tokens = 37, heads = 5, rotated = 3;
+    const Tensor x = leaf(random({tokens, heads, dim})), xd = double_leaf(x);
+    const Tensor angle = random({50, dim / 2}, 10),
+                 at_row = at::randint(0, 50, {tokens}, at::kLong);
+    const Tensor cos = angle.cos(), sin = angle.sin(), g = random(x.sizes());
+    const Tensor y = ops::rope(x, cos, sin, at_row, rotated);
+    const Tensor yd =
+        reference::rope(xd, cos.to(at::kDouble), sin.to(at::kDouble), at_row, rotated);
+    expect_near(y, yd, 3, "y");
+    reference::expect_same(y.narrow(1, rotated, 2), x.narrow(1, rotated, 2), "the rest is copied");
+    y.backward(g);
+    yd.backward(g.to(at::kDouble));
+    expect_near(x.grad(), xd.grad(), 3, "dx");
+  }
+  const Tensor x = random({1, 2, 4}), table = random({3, 2});
+  EXPECT_THROW(ops::rope(x, table, table, at::full({1}, 3, at::kLong), 2), Error);
+  EXPECT_THROW(ops::rope(x, table, table, at::zeros({1}, at::kLong), 3), Error);
+  EXPECT_THROW(ops::rope(x, random({3, 4}), random({3, 4}), at::zeros({1}, at::kLong), 2), Error);
+}
+
+TEST(Swiglu, RowsAndGradient) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Tensor x = leaf(random({rows, 2 * cols}, 4)), xd = double_leaf(x);
+    const Tensor g = random({rows, cols}), y = ops::swiglu(x), yd = reference::swiglu(xd);
+    expect_near(y, yd, 10, "y");
+    y.backward(g);
+    yd.backward(g.to(at::kDouble));
+    expect_near(x.grad(), xd.grad(), 12, "dx");
+  }
+  // gates beyond the range of exp
+  const Tensor ends = at::tensor({-200.0f, 200.0f, 1.0f, 1.0f}).reshape({1, 4});
+  expect_near(ops::swiglu(ends), at::tensor({0.0f, 200.0f}).reshape({1, 2}), 1, "ends");
+  EXPECT_THROW(ops::swiglu(random({2, 3})), Error);
+}
+
+TEST(Rows, ThreadsChangeNoBit) {
+  const Tensor x = random({3000, 66}), w = random({66}), g = random({3000, 66});
+  const auto run = [&](int threads) {
+    at::set_num_threads(threads);
+    const Tensor a = leaf(x), scale = leaf(w), gates = leaf(x), table = leaf(random({9, 66}));
+    ops::rms_norm(a, scale, 1e-5).backward(g);
+    ops::swiglu(gates).backward(g.narrow(1, 0, 33));
+    const Tensor rows = at::arange(3000, at::kLong).remainder(9);
+    ops::embedding(table, rows).backward(g);
+    return std::vector<Tensor>{a.grad(), scale.grad(), gates.grad(), table.grad()};
+  };
+  const int threads = at::get_num_threads();
+  const auto one = run(1), two = run(2);
+  at::set_num_threads(threads);
+  for (std::size_t i = 0; i < one.size(); ++i)
+    reference::expect_same(one[i], two[i], "result " + std::to_string(i));
+}
+
+}  // namespace
+}  // namespace qad::ops
