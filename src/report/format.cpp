@@ -59,10 +59,12 @@ std::string escape(std::string_view text) {
 std::string number(double value, int significant) {
   if (!std::isfinite(value)) return "n/a";
   if (value == 0) return "0";
-  const double magnitude = std::floor(std::log10(std::abs(value)));
+  // The power of ten after rounding: 0.9999996 has that of 1.
+  const std::string scientific = fmt::format("{:.{}e}", value, significant - 1);
+  const int magnitude = std::stoi(scientific.substr(scientific.find('e') + 1));
   if (magnitude < -4 || magnitude >= 7)
     return fmt::format("{:.{}e}", value, std::max(0, significant - 2));
-  const int decimals = std::clamp(significant - 1 - static_cast<int>(magnitude), 0, 6);
+  const int decimals = std::clamp(significant - 1 - magnitude, 0, 6);
   return fmt::format("{:.{}f}", value, decimals);
 }
 
@@ -126,6 +128,8 @@ std::string with_error(const Value& value, Metric metric) {
   if (se > 0 && std::isfinite(se))
     decimals = std::clamp(1 - static_cast<int>(std::floor(std::log10(se))), 0, 6);
   const std::string unit = metric == Metric::top1 ? " %" : "";
+  if (se == 0 && (mean == 0 || (metric == Metric::top1 && mean == 100)))
+    return fmt::format("{:.0f}{}", mean, unit);
   if (!(se > 0)) return fmt::format("{:.{}f}{}", mean, decimals, unit);
   return fmt::format("{:.{}f} ± {:.{}f}{}", mean, decimals, se, decimals, unit);
 }

@@ -19,18 +19,25 @@ std::string heading(const char* text) {
   return fmt::format("<h2>{}</h2>\n", text);
 }
 
+// Keeps an arrow on the line of what stands before it.
+std::string unbroken(const std::string& text) {
+  std::string out = escape(text);
+  for (std::size_t at = 0; (at = out.find(" →", at)) != out.npos;) out.replace(at, 1, "&nbsp;");
+  return out;
+}
+
 std::string header(const Run& run) {
   std::string facts;
   for (const std::string& fact : {run.model, run.date}) {
     if (!fact.empty()) facts += (facts.empty() ? "" : " · ") + escape(fact);
   }
   return fmt::format("<header><p>{}</p><h1>{}</h1></header>\n<p class=\"verdict\">{}</p>\n", facts,
-                     escape(run.title.empty() ? run.model : run.title), escape(verdict(run)));
+                     escape(run.title.empty() ? run.model : run.title), unbroken(verdict(run)));
 }
 
 std::string tile(const std::string& name, const std::string& before, const std::string& after) {
   return fmt::format("<div class=\"tile\"><span>{}</span><b>{}{}</b></div>\n", name,
-                     before.empty() ? "" : "<i>" + before + " → </i>", after);
+                     before.empty() ? "" : "<i>" + before + " →</i> ", "<u>" + after + "</u>");
 }
 
 std::string tiles(const Run& run) {
@@ -109,7 +116,7 @@ std::string figure(const Chart& chart) {
   std::string legend;
   for (std::size_t i = 0; i < chart.curves.size(); ++i) {
     const Curve& c = chart.curves[i];
-    if (c.points.empty()) continue;
+    if (c.points.empty() || c.name.empty()) continue;
     legend += fmt::format("<span class=\"key c{}\">{}</span>", i % 4, escape(c.name));
   }
   const std::string unit =
@@ -133,7 +140,7 @@ std::string training(const Run& run) {
   std::string out = heading("Training") + facts + figures;
   if (run.candidates.empty()) return out;
   out +=
-      "<h3>Checkpoints considered</h3><div class=\"scroll\"><table><thead><tr><th "
+      "<h3>Checkpoints considered</h3><div class=\"scroll\"><table class=\"fit\"><thead><tr><th "
       "class=\"n\">step</th>"
       "<th class=\"n\">validation loss</th><th class=\"n\">KL to "
       "teacher</th><th></th></tr></thead><tbody>\n";
@@ -166,7 +173,7 @@ std::string layers(const Run& run) {
       wide + error_chart(run.layer_errors, kNarrow) + "</figure>\n";
   out +=
       "<details><summary>The worst in numbers</summary><div "
-      "class=\"scroll\"><table><thead><tr><th>tensor</th><th class=\"n\">SQNR, "
+      "class=\"scroll\"><table class=\"fit\"><thead><tr><th>tensor</th><th class=\"n\">SQNR, "
       "dB</th></tr></thead><tbody>\n";
   for (std::size_t i = 0; i < std::min<std::size_t>(10, sorted.size()); ++i)
     out += fmt::format("<tr><td><code>{}</code></td><td class=\"n\">{:.2f}</td></tr>\n",
@@ -197,7 +204,7 @@ std::string size(const Run& run) {
     for (const CoverageRow& row : run.coverage) {
       out += fmt::format(
           "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td "
-          "class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"soft\">{}</td></tr>\n",
+          "class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"soft why\">{}</td></tr>\n",
           escape(row.kind), escape(row.format), grouped(row.tensors), grouped(row.parameters),
           bytes(row.bytes_before), bytes(row.bytes_after), escape(row.why));
       total.tensors += row.tensors;

@@ -25,7 +25,7 @@ struct Point {
   double step = 0, value = 0;
 };
 struct Curve {
-  std::string name;
+  std::string name;  // in the legend; empty: the chart's title says it
   std::vector<Point> points;
   bool smooth = false;   // noisy: drawn faint, with a moving average over it
   bool markers = false;  // few points that matter: dots on the line

@@ -69,7 +69,7 @@ std::string verdict(const Run& run) {
   if (run.ptq && run.student) {
     const auto before = kl_before && kl_after ? *kl_before : run.ptq->ce;
     const auto after = kl_before && kl_after ? *kl_after : run.student->ce;
-    const char* name = kl_before && kl_after ? "KL to the teacher" : "cross-entropy";
+    const char* name = kl_before && kl_after ? "KL" : "cross-entropy";
     out = fmt::format("{}: {} {} → {} nats a token, perplexity {} → {}",
                       after.mean < before.mean
                           ? "Distillation brought the NVFP4 model closer to its teacher"

@@ -18,11 +18,12 @@ h1{font-size:1.7rem;line-height:1.2;letter-spacing:-.015em;margin:.1em 0 .3em}
 h2{font-size:1.15rem;letter-spacing:-.005em;margin:2.6em 0 .5em}
 h3{font-size:.95rem;margin:1.4em 0 .3em;font-weight:600}
 .verdict{font-size:1.18rem;line-height:1.5;margin:1.3em 0;padding-left:16px;border-left:3px solid var(--accent);text-wrap:pretty}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(170px,1fr));gap:12px;margin:1.5em 0}
-.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(180px,1fr));gap:12px;margin:1.5em 0}
+.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
 .tile span{display:block;color:var(--soft);font-size:.82rem}
-.tile b{display:block;font-size:1.5rem;font-weight:600;letter-spacing:-.02em;line-height:1.3;white-space:nowrap}
-.tile b i{font-style:normal;font-weight:400;color:var(--soft)}
+.tile b{display:block;font-size:1.1rem;font-weight:600;letter-spacing:-.02em;line-height:1.5;font-variant-numeric:tabular-nums}
+.tile b i{font-style:normal;font-weight:400;color:var(--soft);white-space:nowrap}
+.tile b u{text-decoration:none;white-space:nowrap}
 .scroll{overflow-x:auto;-webkit-overflow-scrolling:touch;overflow-wrap:normal}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
 th,td{padding:7px 12px 7px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
@@ -34,6 +35,7 @@ tfoot td,tfoot th{font-weight:600;color:var(--ink);font-size:.92rem;border-botto
 .strong{font-weight:650}.se{color:var(--soft);font-weight:400;font-size:.86em}
 .good{color:var(--good)}.bad{color:var(--bad)}
 .soft{color:var(--soft);font-size:.88rem}
+.fit{width:auto}.fit th,.fit td{padding-right:28px}.why{min-width:200px}
 .keys td:first-child{color:var(--soft);width:34%;min-width:110px}
 code,pre{font:0.85em/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 pre{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 14px;margin:.6em 0;white-space:pre-wrap}
@@ -64,11 +66,11 @@ ul{padding-left:1.2em}
 details summary{cursor:pointer;color:var(--accent);font-size:.92rem;margin:.6em 0}
 footer{margin-top:3.5em;padding-top:1em;border-top:1px solid var(--line);color:var(--soft);font-size:.85rem}
 @media (max-width:560px){main{padding:24px 16px 40px}h1{font-size:1.4rem}.verdict{font-size:1.06rem}.tiles{grid-template-columns:1fr 1fr;gap:8px}
-.tile{padding:10px 12px}.tile b{font-size:1.12rem}svg.wide{display:none}svg.narrow{display:block}.sizes span{width:46px}
-th,td{padding-right:10px}table{font-size:.86rem}tbody th,tfoot td,tfoot th{font-size:.86rem}}
+.tile{padding:10px 12px}.tile b{font-size:1.02rem}svg.wide{display:none}svg.narrow{display:block}.sizes span{width:52px}.se{display:block}
+th,td{padding-right:8px}tbody th{white-space:normal}table{font-size:.86rem}tbody th,tfoot td,tfoot th{font-size:.86rem}}
 @media print{body{background:#fff;font-size:10.5pt}main{max-width:none;padding:0}h1{font-size:17pt}h2{margin-top:1.6em;break-after:avoid}
 h3,figcaption{break-after:avoid}.verdict{font-size:12.5pt}figure,.tile,tr,.sizes,.sample{break-inside:avoid}svg.wide{display:block}svg.narrow{display:none}
-.tiles{grid-template-columns:repeat(4,1fr)}.tile b{font-size:13pt}.scroll{overflow:visible}
+.tiles{grid-template-columns:repeat(4,1fr)}.tile b{font-size:11.5pt}.scroll{overflow:visible}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}.verdict{padding-left:12px}}
 )css";
 
