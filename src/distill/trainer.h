@@ -29,7 +29,7 @@ struct TrainConfig {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
   ops::LossWeights loss;
   std::uint64_t seed = 0;
-  std::int64_t validate_every = 0;  // steps; 0: only at the end
+  std::int64_t validate_every = 0;  // steps, and before the first; 0: only at the end
   std::int64_t keep_best = 10;      // checkpoints kept by validation loss
   std::int64_t save_every =
       0;  // steps between resume points; 0: only at the end and at an interrupt
@@ -40,9 +40,10 @@ struct TrainConfig {
 
 struct StepInfo {
   std::int64_t step = 0, steps = 0;
-  double loss = 0, kl = 0, ce = 0, gradient_norm = 0, learning_rate = 0;
-  double tokens_per_second = 0;
-  std::int64_t tokens = 0;
+  double loss = 0, kl = 0, ce = 0;  // means over the step's target tokens, before its update
+  double gradient_norm = 0, learning_rate = 0;
+  double tokens_per_second = 0;  // of this step
+  std::int64_t tokens = 0;       // since step 0
 };
 struct Validation {
   std::int64_t step = 0;
@@ -73,7 +74,9 @@ class Trainer {
   ~Trainer();
 
   // Resumes from config.state_folder when it holds a matching resume point (an Error says what
-  // differs).
+  // differs). Resumed on as many threads, it gives the bits of the uninterrupted run. Throws Error
+  // when loss or gradient stop being finite; weights and resume point are then those of the step
+  // before.
   TrainResult train(const data::Stream& stream, const std::vector<data::Batch>& validation,
                     const Callbacks& callbacks);
 
@@ -87,15 +90,18 @@ class Trainer {
   std::unique_ptr<Impl> impl_;
 };
 
+// Of update `step`, counted from 0: up in warmup_steps equal steps, then down to final_fraction of
+// the rate, reached at the last update (constant stays).
 double learning_rate_at(const TrainConfig& config, std::int64_t step);
 
-// What a run will take, by kind, before it starts; the sum is the predicted peak (goal: within 10
-// %).
+// What training will take, by kind, before it starts; the sum is the predicted peak (goal: within
+// 10
+// %), besides what the program holds anyway. epoch_tokens, if known, bounds the teacher's cache.
 struct MemoryPlan {
   std::vector<std::pair<std::string, std::int64_t>> bytes;
   std::int64_t total() const;
 };
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
-                       const TrainConfig& config);
+                       const TrainConfig& config, std::int64_t epoch_tokens = 0);
 
 }  // namespace qad::distill

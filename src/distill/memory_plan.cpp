@@ -1,0 +1,84 @@
+// Prediction of a run's peak memory from shapes alone: what the trainer holds throughout, and what
+// one micro-batch adds at its worst moment.
+#include "distill/trainer.h"
+
+namespace qad::distill {
+
+namespace {
+
+constexpr std::int64_t kFloat = 4;
+
+std::int64_t parameter_count(const models::ModelConfig& config) {
+  models::Model model = models::build(config);
+  std::int64_t count = 0;
+  for (const models::Parameter* p : models::parameters(model)) count += p->value.numel();
+  return count;
+}
+
+// Floats a token that the operators save between forward and backward (save_for_backward in
+// src/ops): both norms their input, each linear its (quantised) input, attention the rotated q, k,
+// v and a log-sum-exp a head, SwiGLU its input; q/k norms their input besides.
+std::int64_t saved_per_token(const models::ModelConfig& config) {
+  std::int64_t floats = 2 * config.hidden + 1;  // final norm, head
+  for (const models::LayerConfig& layer : config.layers) {
+    if (layer.attention) {
+      const models::AttentionConfig& a = *layer.attention;
+      const std::int64_t q = a.heads * a.head_dim, kv = a.kv_heads * a.head_dim;
+      floats += 2 * config.hidden + 1 + (q + 2 * kv) + a.heads + q;
+      if (a.qk_norm) floats += q + kv;
+    }
+    if (layer.mlp) floats += 2 * config.hidden + 1 + 3 * layer.mlp->width;
+  }
+  return floats;
+}
+
+}  // namespace
+
+std::int64_t MemoryPlan::total() const {
+  std::int64_t sum = 0;
+  for (const auto& [kind, size] : bytes) sum += size;
+  return sum;
+}
+
+MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
+                       const TrainConfig& config, std::int64_t epoch_tokens) {
+  const std::int64_t n = parameter_count(student) * kFloat;
+  const std::int64_t step_tokens = config.batch_sequences * config.seq_len;
+  const std::int64_t micro = config.micro_sequences > 0
+                                 ? std::min(config.micro_sequences, config.batch_sequences)
+                                 : config.batch_sequences;
+  const std::int64_t tokens = micro * config.seq_len;
+  const std::int64_t head = student.vocabulary * student.hidden * kFloat;
+  const std::int64_t activations = saved_per_token(student) * tokens * kFloat;
+
+  MemoryPlan plan;
+  plan.bytes.emplace_back("student", n);
+  plan.bytes.emplace_back("master weights", n);
+  plan.bytes.emplace_back("AdamW moments", 2 * n);
+  if (teacher != nullptr) plan.bytes.emplace_back("teacher", parameter_count(*teacher) * kFloat);
+  plan.bytes.emplace_back("activations", activations);
+  // The head's gradient is there before the backward pass begins; the others come as activations
+  // go. A tied embedding's own gradient is one more of that size at the end. Micro-batches after
+  // the first meet the gradients of those before.
+  const std::int64_t at_end = n + (student.tied ? head : 0);
+  const std::int64_t beside =
+      micro < config.batch_sequences ? at_end : std::max(head, at_end - activations);
+  plan.bytes.emplace_back("gradients", beside);
+  // Logits of a chunk of tokens (at most 64 MiB, ops/head_loss.h), hidden states and their
+  // gradient.
+  plan.bytes.emplace_back(
+      "loss", std::min<std::int64_t>(
+                  64 << 20, (teacher != nullptr ? 2 : 1) * tokens * student.vocabulary * kFloat) +
+                  3 * tokens * student.hidden * kFloat);
+  if (config.cache_teacher && teacher != nullptr) {
+    const std::int64_t all = config.steps * step_tokens;
+    plan.bytes.emplace_back(
+        "teacher cache",
+        (epoch_tokens > 0 ? std::min(all, epoch_tokens) : all) * teacher->hidden * kFloat);
+  }
+  if (config.state_folder.empty())
+    plan.bytes.emplace_back("kept candidates", std::max<std::int64_t>(0, config.keep_best) * n);
+  return plan;
+}
+
+}  // namespace qad::distill
