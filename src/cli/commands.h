@@ -10,6 +10,10 @@
 
 namespace qad::cli {
 
+// The program: parses, runs the chosen command, prints errors. Returns the exit code: 0, 1 for an
+// error, 2 for wrong usage, 130 for an interrupted run.
+int run(int argc, char** argv);
+
 void add_inspect(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_distill(CLI::App& app);

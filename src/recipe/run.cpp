@@ -118,8 +118,10 @@ void add_samples(Outcome& outcome, const char* label, const models::Model& model
     options.max_tokens = recipe.samples.max_tokens;
     options.temperature = recipe.samples.temperature;
     options.seed = static_cast<std::uint64_t>(recipe.seed);
-    outcome.samples.push_back(
-        {label, prompt, generate::continue_text(model, tokenizer, prompt, options)});
+    const auto ids = tokenizer.encode(prompt);
+    check(!ids.empty(), "samples", "samples.prompts: \"{}\" has no tokens", prompt);
+    const auto made = generate::generate(model, ids, options);
+    outcome.samples.push_back({label, prompt, prompt + tokenizer.decode(made)});
   }
 }
 

@@ -1,5 +1,5 @@
-// Chat templates: the Jinja that published models use, rendered as Transformers does (trim_blocks, lstrip_blocks,
-// loop controls, raise_exception, strftime_now, tojson without HTML escapes).
+// Chat templates: the Jinja that published models use, rendered as Transformers does (trim_blocks,
+// lstrip_blocks, loop controls, raise_exception, strftime_now, tojson without HTML escapes).
 #pragma once
 
 #include <memory>
@@ -14,8 +14,8 @@ namespace qad::text {
 
 struct Rendered {
   std::string text;
-  // Byte ranges of `text` that came from {% generation %} blocks: the assistant's words. Empty if the template
-  // has no such block.
+  // Byte ranges of `text` that came from {% generation %} blocks: the assistant's words. Empty if
+  // the template has no such block.
   std::vector<std::pair<std::size_t, std::size_t>> generated;
 };
 
@@ -23,8 +23,8 @@ class ChatTemplate {
  public:
   // Throws Error "[chat_template] line N: ..." for syntax that is malformed or not supported.
   explicit ChatTemplate(std::string_view jinja);
-  // `variables`: messages, tools, add_generation_prompt, bos_token, ... Throws Error for the template's own
-  // raise_exception and for operations that fail.
+  // `variables`: messages, tools, add_generation_prompt, bos_token, ... Throws Error for the
+  // template's own raise_exception and for operations that fail.
   Rendered render(const Json& variables) const;
 
  private:

@@ -2,6 +2,7 @@
 // every option.
 #include <malloc.h>
 
+#include <csignal>
 #include <cstdio>
 
 #include "cli/commands.h"
@@ -11,9 +12,7 @@ namespace qad::cli {
 
 std::string command_line;
 
-}  // namespace qad::cli
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   // A training step allocates and frees the same large blocks again and again; by default glibc
   // would map and unmap (and the kernel zero) each of them, which cost a quarter of the step.
   mallopt(M_MMAP_MAX, 0);
@@ -21,9 +20,11 @@ int main(int argc, char** argv) {
   mallopt(M_TOP_PAD, 64 << 20);
 
   for (int i = 0; i < argc; ++i) {
-    if (i > 0) qad::cli::command_line += ' ';
-    qad::cli::command_line += i == 0 ? "qad" : argv[i];
+    if (i > 0) command_line += ' ';
+    command_line += i == 0 ? "qad" : argv[i];
   }
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write(), not a death
+
   CLI::App app(
       "qad distils a BF16 language model into its own NVFP4 copy.\n"
       "  qad distill recipe.yaml    BF16 checkpoint in; NVFP4 checkpoint, table BF16 | PTQ | QAD "
@@ -31,15 +32,15 @@ int main(int argc, char** argv) {
   app.name("qad");
   app.require_subcommand(1);
   app.set_version_flag("--version", "qad " QAD_VERSION);
-  qad::cli::add_inspect(app);
-  qad::cli::add_quantize(app);
-  qad::cli::add_distill(app);
-  qad::cli::add_evaluate(app);
-  qad::cli::add_generate(app);
-  qad::cli::add_logits(app);
-  qad::cli::add_tokenize(app);
-  qad::cli::add_convert(app);
-  qad::cli::add_verify(app);
+  add_inspect(app);
+  add_quantize(app);
+  add_distill(app);
+  add_evaluate(app);
+  add_generate(app);
+  add_logits(app);
+  add_tokenize(app);
+  add_convert(app);
+  add_verify(app);
   try {
     app.parse(argc, argv);
     return 0;
@@ -55,3 +56,5 @@ int main(int argc, char** argv) {
   }
   return 1;
 }
+
+}  // namespace qad::cli

@@ -1,0 +1,74 @@
+// qad generate: continues a text, streaming.
+#include "generate/generate.h"
+
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "core/error.h"
+#include "recipe/steps.h"
+#include "text/chat_template.h"
+
+namespace qad::cli {
+namespace {
+
+struct Options {
+  std::string model, prompt;
+  bool chat = false;
+  generate::SamplingOptions sampling;
+  ComputeOptions compute;
+};
+
+std::vector<text::TokenId> prompt_ids(const Options& o, const text::Tokenizer& tokenizer) {
+  if (!o.chat) return tokenizer.encode(o.prompt);
+  check(!tokenizer.chat_template.empty(), "generate",
+        "{}: the model has no chat template; leave --chat out", o.model);
+  Json variables = tokenizer.special_tokens;
+  variables["messages"] = Json::array({{{"role", "user"}, {"content", o.prompt}}});
+  variables["add_generation_prompt"] = true;
+  return tokenizer.encode(text::ChatTemplate(tokenizer.chat_template).render(variables).text,
+                          false);
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("generate", "continue a text, streaming to stdout");
+  auto o = std::make_shared<Options>();
+  command->add_option("model", o->model, "checkpoint, BF16 or NVFP4")->required();
+  command->add_option("--prompt", o->prompt, "text to continue; empty: from BOS");
+  command->add_flag("--chat", o->chat,
+                    "the prompt is a user's message, rendered by the chat template");
+  command->add_option("--max-tokens", o->sampling.max_tokens, "new tokens at most")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--temperature", o->sampling.temperature, "0: greedy")
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--top-p", o->sampling.top_p, "share of the probability to sample from")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--top-k", o->sampling.top_k, "likeliest tokens to sample from; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--seed", o->sampling.seed, "of the samples")->capture_default_str();
+  add_compute_options(*command, o->compute);
+  command->callback([o] {
+    apply(o->compute);
+    const recipe::LoadedModel loaded = recipe::load_model(o->model);
+    const auto prompt = prompt_ids(*o, loaded.tokenizer);
+    check(!prompt.empty(), "generate",
+          "the prompt has no tokens, and the tokenizer adds no BOS; say --prompt TEXT");
+    generate::TextStream stream(loaded.tokenizer, prompt);
+    const auto print = [](const std::string& text) {
+      fmt::print("{}", text);
+      std::fflush(stdout);
+    };
+    if (!o->chat) print(o->prompt);
+    generate::generate(loaded.model, prompt, o->sampling, [&](text::TokenId id) {
+      print(stream.next(id));
+      return true;
+    });
+    print(stream.rest() + "\n");
+  });
+}
+
+}  // namespace qad::cli
