@@ -1,0 +1,260 @@
+// Whole runs of a tiny model: what is learnt, and what must be equal to the bit.
+#include "distill/trainer.h"
+
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <cmath>
+
+#include "core/error.h"
+#include "distill/tiny_model.h"
+
+namespace qad::distill {
+namespace {
+
+using ::testing::HasSubstr;
+
+TrainConfig tiny_train() {
+  TrainConfig c;
+  c.steps = 20;
+  c.seq_len = 16;
+  c.batch_sequences = 4;
+  c.learning_rate = 3e-3;
+  c.warmup_steps = 2;
+  c.validate_every = 5;
+  c.keep_best = 3;
+  return c;
+}
+
+struct Run {
+  TrainResult result;
+  std::vector<StepInfo> steps;
+  std::vector<at::Tensor> masters, values;
+};
+
+Run run(Pair& pair, const TrainConfig& config, std::int64_t stop_after = -1,
+        bool with_teacher = true) {
+  Run out;
+  std::vector<at::Tensor> masters;
+  for (const at::Tensor& t : pair.masters) masters.push_back(t.clone());
+  Trainer trainer(pair.student, masters, with_teacher ? &pair.teacher : nullptr, pair.policy,
+                  config);
+  Callbacks callbacks;
+  callbacks.step = [&](const StepInfo& s) { out.steps.push_back(s); };
+  callbacks.stop = [&] { return out.steps.back().step == stop_after; };
+  out.result = trainer.train(random_stream(), random_batches(), callbacks);
+  for (const at::Tensor& t : trainer.masters()) out.masters.push_back(t.clone());
+  out.values = values_of(pair.student);
+  return out;
+}
+
+Run run(const TrainConfig& config, std::int64_t stop_after = -1, bool with_teacher = true) {
+  Pair pair;
+  return run(pair, config, stop_after, with_teacher);
+}
+
+void expect_equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(at::equal(a[i], b[i])) << i;
+}
+
+struct Folder {
+  fs::path path = fs::path(::testing::TempDir()) / fmt::format("qad_trainer_{}", ::getpid());
+  Folder() { fs::remove_all(path); }
+  ~Folder() { fs::remove_all(path); }
+};
+
+TEST(Trainer, EveryLossFalls) {
+  const auto only = [](double ops::LossWeights::*member) {
+    ops::LossWeights w;
+    w.forward_kl = 0;
+    w.*member = 1;
+    return w;
+  };
+  for (const ops::LossWeights& loss :
+       {only(&ops::LossWeights::forward_kl), only(&ops::LossWeights::reverse_kl),
+        only(&ops::LossWeights::jensen_shannon), only(&ops::LossWeights::mse),
+        only(&ops::LossWeights::cross_entropy)}) {
+    TrainConfig config = tiny_train();
+    config.loss = loss;
+    const Run r = run(config);
+    EXPECT_EQ(r.result.steps_done, 20);
+    EXPECT_EQ(r.steps.back().tokens, r.result.tokens);
+    ASSERT_EQ(r.result.validations.size(), 5);  // steps 0, 5, 10, 15, 20
+    EXPECT_LT(r.result.validations.back().loss, 0.97 * r.result.validations.front().loss);
+    ASSERT_EQ(r.result.kept.size(), 3);
+    EXPECT_LE(r.result.kept[0].loss, r.result.kept[1].loss);
+  }
+}
+
+TEST(Trainer, TiedModelsTrain) {
+  Pair pair(true);
+  const Run r = run(pair, tiny_train());
+  EXPECT_LT(r.result.validations.back().kl, r.result.validations.front().kl);
+}
+
+TEST(Trainer, ValuesAreWhatWouldBeShipped) {
+  Pair pair;
+  const Run r = run(pair, tiny_train());
+  const auto parameters = models::parameters(pair.student);
+  std::size_t quantised = 0;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    models::LinearQuant* quant = nullptr;
+    for (models::Linear* l : models::linears(pair.student))
+      if (&l->weight == parameters[i]) quant = l->quant.get();
+    at::Tensor expected = at::empty_like(r.masters[i]);
+    quantize::shipped_value(r.masters[i], quant, pair.policy.global, expected);
+    EXPECT_TRUE(at::equal(expected, r.values[i])) << parameters[i]->parts[0].name;
+    EXPECT_FALSE(parameters[i]->value.requires_grad());
+    quantised += quant != nullptr;
+  }
+  EXPECT_EQ(quantised, 8);
+}
+
+TEST(Trainer, ResumedEqualsUninterrupted) {
+  const Run whole = run(tiny_train());
+  for (const std::int64_t stop : {1, 5, 12}) {
+    const Folder folder;
+    TrainConfig config = tiny_train();
+    config.state_folder = folder.path;
+    const Run first = run(config, stop);
+    EXPECT_TRUE(first.result.interrupted);
+    EXPECT_EQ(first.result.steps_done, stop);
+    const Run second = run(config);
+    EXPECT_FALSE(second.result.interrupted);
+    EXPECT_EQ(second.steps.front().step, stop + 1);
+    EXPECT_EQ(second.result.tokens, whole.result.tokens);
+    expect_equal(second.masters, whole.masters);
+    expect_equal(second.values, whole.values);
+    ASSERT_EQ(second.result.validations.size(), whole.result.validations.size());
+    for (std::size_t i = 0; i < whole.result.validations.size(); ++i)
+      EXPECT_EQ(second.result.validations[i].loss, whole.result.validations[i].loss);
+    const Run third = run(config);  // done already
+    EXPECT_TRUE(third.steps.empty());
+    expect_equal(third.masters, whole.masters);
+  }
+}
+
+TEST(Trainer, AKillWhileSavingLeavesTheResumePointBefore) {
+  const Folder folder;
+  TrainConfig config = tiny_train();
+  config.state_folder = folder.path;
+  run(config, 7);
+  // What a killed save leaves behind: a half-written folder beside.
+  fs::create_directories(folder.path / ".resume.partial-1");
+  write_file(folder.path / ".resume.partial-1" / "model.safetensors", "half");
+  const Run r = run(config);
+  EXPECT_EQ(r.steps.front().step, 8);
+  expect_equal(r.masters, run(tiny_train()).masters);
+}
+
+TEST(Trainer, AnotherConfigurationOrModelCannotResume) {
+  const Folder folder;
+  TrainConfig config = tiny_train();
+  config.state_folder = folder.path;
+  run(config, 3);
+  const auto error_of = [](auto&& f) {
+    try {
+      f();
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  TrainConfig other = config;
+  other.learning_rate = 1e-3;
+  EXPECT_THAT(error_of([&] { run(other); }), HasSubstr("learning_rate was 0.003 and is 0.001"));
+  Pair pair;
+  pair.masters[0][0][0] += 1;
+  EXPECT_THAT(error_of([&] { run(pair, config); }), HasSubstr("model was"));
+}
+
+TEST(Trainer, RestorePutsBackACandidate) {
+  for (const bool on_disk : {false, true}) {
+    const Folder folder;
+    TrainConfig config = tiny_train();
+    if (on_disk) config.state_folder = folder.path;
+    // Straight to step 10 of the same schedule, by interrupting there.
+    const Run ten = run(tiny_train(), 10);
+    Pair pair;
+    Trainer trainer(pair.student, pair.masters, &pair.teacher, pair.policy, config);
+    const TrainResult result = trainer.train(random_stream(), random_batches(), {});
+    ASSERT_THAT(result.kept, ::testing::Contains(::testing::Field(&Validation::step, 10)));
+    trainer.restore(10);
+    expect_equal(trainer.masters(), ten.masters);
+    expect_equal(values_of(pair.student), ten.values);
+    EXPECT_THROW(trainer.restore(11), Error);
+    if (on_disk) {
+      std::size_t folders = 0;
+      for (const auto& e : fs::directory_iterator(folder.path))
+        folders += e.path().filename().string().starts_with("kept-");
+      EXPECT_EQ(folders, 3);  // evicted ones are gone
+    }
+  }
+}
+
+TEST(Trainer, AccumulationEqualsOneLargeBatch) {
+  TrainConfig config = tiny_train();
+  config.steps = 1;
+  const Run whole = run(config);
+  config.micro_sequences = 1;
+  const Run parts = run(config);
+  // One forward and backward in FP32; sums of some thousand terms in another order.
+  EXPECT_NEAR(parts.steps[0].loss, whole.steps[0].loss, 1e-5 * whole.steps[0].loss);
+  EXPECT_NEAR(parts.steps[0].gradient_norm, whole.steps[0].gradient_norm,
+              1e-4 * whole.steps[0].gradient_norm);
+  config.micro_sequences = 3;  // 3 + 1
+  const Run uneven = run(config);
+  EXPECT_NEAR(uneven.steps[0].gradient_norm, whole.steps[0].gradient_norm,
+              1e-4 * whole.steps[0].gradient_norm);
+}
+
+TEST(Trainer, CachedTeacherChangesNothing) {
+  TrainConfig config = tiny_train();
+  config.steps = 40;  // several epochs
+  config.micro_sequences = 1;
+  const Run plain = run(config);
+  config.cache_teacher = true;
+  const Run cached = run(config);
+  expect_equal(cached.masters, plain.masters);
+}
+
+TEST(Trainer, TrainsWithoutATeacher) {
+  TrainConfig config = tiny_train();
+  config.loss.forward_kl = 0;
+  config.loss.cross_entropy = 1;
+  const Run r = run(config, -1, false);
+  EXPECT_LT(r.result.validations.back().ce, r.result.validations.front().ce);
+  EXPECT_THROW(run(tiny_train(), -1, false), Error);  // forward KL needs one
+}
+
+TEST(Trainer, TheTeacherMayHaveOtherSizesButNotAnotherVocabulary) {
+  Pair pair;
+  pair.teacher = random_model(tiny_config(true, 64));
+  EXPECT_EQ(run(pair, tiny_train()).result.steps_done, 20);
+  auto config = tiny_config();
+  config.vocabulary = 50;
+  pair.teacher = random_model(config);
+  EXPECT_THROW(run(pair, tiny_train()), Error);
+}
+
+TEST(MemoryPlan, CountsWhatIsHeld) {
+  // 48 x 32 embedding and head; a layer: 64 x 32, 32 x 32, 96 x 32, 32 x 48, two norms of 32.
+  const std::int64_t n = 2 * 48 * 32 + 2 * (64 * 32 + 32 * 32 + 96 * 32 + 32 * 48 + 64) + 32;
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.state_folder = "x";
+  const MemoryPlan plan = plan_memory(config, &config, train);
+  std::map<std::string, std::int64_t> bytes(plan.bytes.begin(), plan.bytes.end());
+  EXPECT_EQ(bytes["student"], 4 * n);
+  EXPECT_EQ(bytes["master weights"], 4 * n);
+  EXPECT_EQ(bytes["AdamW moments"], 8 * n);
+  EXPECT_EQ(bytes["teacher"], 4 * n);
+  std::int64_t sum = 0;
+  for (const auto& [kind, size] : bytes) sum += size;
+  EXPECT_EQ(plan.total(), sum);
+  EXPECT_EQ(plan_memory(config, nullptr, train).bytes.size(), plan.bytes.size() - 1);
+}
+
+}  // namespace
+}  // namespace qad::distill
