@@ -4,7 +4,6 @@
 #include "models/config.h"
 
 #include <cmath>
-#include <initializer_list>
 
 #include "core/error.h"
 
@@ -92,10 +91,11 @@ Rope parse_rope(const Json& config, std::int64_t max_positions) {
     scaling = *found;
     break;
   }
-  for (const Json* where : std::initializer_list<const Json*>{&scaling, &config})
-    check(number_or(*where, "partial_rotary_factor", 1) == 1, kOperation,
-          "config.json: partial_rotary_factor: only 1 is supported, found {}",
-          find(*where, "partial_rotary_factor")->dump());
+  for (const Json& where : {scaling, config}) {
+    const double factor = number_or(where, "partial_rotary_factor", 1);
+    check(factor == 1, kOperation,
+          "config.json: partial_rotary_factor: only 1 is supported, found {}", factor);
+  }
 
   Rope rope;
   rope.theta = number_or(scaling, "rope_theta", number_or(config, "rope_theta", rope.theta));

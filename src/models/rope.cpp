@@ -15,7 +15,7 @@ at::Tensor llama3(const Rope& rope, const at::Tensor& plain) {
   const at::Tensor slow = plain / rope.factor;
   const at::Tensor smooth = (original / wavelength - rope.low_freq_factor) /
                             (rope.high_freq_factor - rope.low_freq_factor);
-  const at::Tensor between = (1 - smooth) * slow + smooth * plain;
+  const at::Tensor between = (1 - smooth) * plain / rope.factor + smooth * plain;
   const at::Tensor outer = at::where(wavelength > original / rope.low_freq_factor, slow, plain);
   const at::Tensor medium = wavelength.ge(original / rope.high_freq_factor)
                                 .logical_and(wavelength.le(original / rope.low_freq_factor));

@@ -1,7 +1,7 @@
 // Rules over names, and the table that says what they did.
 #include "quantize/policy.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <fnmatch.h>
 
 #include <algorithm>
@@ -64,8 +64,8 @@ Policy preset(const std::string& name) {
     return policy;
   }
   const std::vector<std::string> known{"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only"};
-  fail("quantize", "preset: expected {}, found \"{}\"{}", fmt::join(known, ", "), name,
-       did_you_mean(name, known));
+  fail("quantize", "preset: expected nvfp4, nvfp4-weight-only or nvfp4-mlp-only, found \"{}\"{}",
+       name, did_you_mean(name, known));
 }
 
 Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers) {

@@ -36,6 +36,19 @@ void fake_quantize_rows(at::Tensor& matrix, const models::LinearQuant& quant) {
   });
 }
 
+float input_scale(const Policy& policy, const std::string& name, std::size_t i,
+                  const std::vector<float>& input_amax) {
+  check(i < input_amax.size(), "quantize",
+        "{}: expected its calibrated input maximum, found {} maxima in all; calibrate first or "
+        "quantise weights only",
+        name, input_amax.size());
+  const auto amax = static_cast<float>(input_amax[i] * policy.input_headroom);
+  check(std::isfinite(amax) && amax > 0, "quantize",
+        "{}: expected a positive input maximum, found {}; did calibration data reach it?", name,
+        amax);
+  return nvfp4::global_scale(amax, policy.global, policy.inputs);
+}
+
 }  // namespace
 
 void shipped_value(const at::Tensor& master, models::LinearQuant* quant, nvfp4::GlobalScale rule,
@@ -57,34 +70,28 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
         policy.input_headroom);
   const auto linears = models::linears(model);
   const auto layers = static_cast<std::int64_t>(model.layers.size());
-  std::map<const models::Parameter*, models::Linear*> linear_of;
+  // Everything is checked before anything changes.
+  std::vector<std::unique_ptr<models::LinearQuant>> quants(linears.size());
   for (std::size_t i = 0; i < linears.size(); ++i) {
-    models::Linear& l = *linears[i];
+    const models::Linear& l = *linears[i];
     const std::string name = linear_name(l.weight.parts.front());
     check(!l.quant, "quantize", "{}: expected an unquantised weight, found an NVFP4 one", name);
     if (!decide(policy, l, layers).quantize) continue;
-    l.quant = std::make_unique<models::LinearQuant>();
-    l.quant->weight_rule = policy.weights;
-    l.quant->input_rule = policy.inputs;
-    l.quant->weight_global =
-        nvfp4::global_scale(largest(l.weight.value.to(at::kBFloat16).to(at::kFloat), name),
-                            policy.global, policy.weights);
-    if (policy.activations) {
-      check(input_amax.size() == linears.size(), "quantize",
-            "expected a calibrated input maximum for each of {} linears, found {}; calibrate first "
-            "or quantise weights only",
-            linears.size(), input_amax.size());
-      const auto amax = static_cast<float>(input_amax[i] * policy.input_headroom);
-      check(std::isfinite(amax) && amax > 0, "quantize",
-            "{}: expected a positive input maximum, found {}; did calibration data reach it?", name,
-            amax);
-      l.quant->input_global = nvfp4::global_scale(amax, policy.global, policy.inputs);
-    }
-    linear_of[&l.weight] = &l;
+    quants[i] = std::make_unique<models::LinearQuant>();
+    quants[i]->weight_rule = policy.weights;
+    quants[i]->input_rule = policy.inputs;
+    quants[i]->weight_global = 0;  // shipped_value raises it
+    if (policy.activations) quants[i]->input_global = input_scale(policy, name, i, input_amax);
+  }
+
+  std::map<const models::Parameter*, models::LinearQuant*> quant_of;
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    linears[i]->quant = std::move(quants[i]);
+    quant_of[&linears[i]->weight] = linears[i]->quant.get();
   }
   for (models::Parameter* p : models::parameters(model)) {
-    const auto l = linear_of.find(p);
-    shipped_value(p->value, l == linear_of.end() ? nullptr : l->second->quant.get(), policy.global,
+    const auto quant = quant_of.find(p);
+    shipped_value(p->value, quant == quant_of.end() ? nullptr : quant->second, policy.global,
                   p->value);
   }
 }

@@ -75,7 +75,7 @@ TEST(Policy, CoverageCountsEveryParameterOnce) {
   for (const CoverageRow& r : rows) {
     in_rows += r.parameters;
     EXPECT_EQ(r.bytes_before, 2 * r.parameters);
-    if (!r.quantized) EXPECT_EQ(r.bytes_after, r.bytes_before);
+    EXPECT_EQ(r.bytes_after == r.bytes_before, !r.quantized);
     if (r.kind == "gate_up") {
       EXPECT_EQ(r.tensors, 6);
       EXPECT_EQ(r.parameters, 6 * 96 * 64);
