@@ -30,7 +30,16 @@ class Interpreter {
 
  private:
   enum class Flow { kNext, kBreak, kContinue };
-  struct Deeper;
+  struct Deeper {  // counts recursion and work
+    explicit Deeper(Interpreter& in) : self(in) {
+      if (++in.depth_ > kMaxDepth)
+        in.budget.raise("evaluation nested deeper than {} levels", kMaxDepth);
+      in.budget.spend(1);
+    }
+    ~Deeper() { --self.depth_; }
+    Interpreter& self;
+  };
+  static constexpr int kMaxDepth = 1000;  // macro calls included
 
   Flow exec(const Body& body);
   Flow exec(const Stmt& s);
@@ -59,6 +68,8 @@ class Interpreter {
   std::vector<std::shared_ptr<Namespace>> namespaces_;
 };
 
+Value function(std::string name, std::function<Value(Interpreter&, const Args&)> f, int depth = 0);
+
 constexpr std::size_t kMaxOutput = 64u << 20;
 
 // Arguments by position or name, in the order of `names`; absent ones are null. Error for any that
@@ -66,6 +77,9 @@ constexpr std::size_t kMaxOutput = 64u << 20;
 std::vector<const Value*> bind(Budget& budget, std::string_view what, const Args& args,
                                std::initializer_list<std::string_view> names);
 std::int64_t to_int(Budget& budget, std::string_view what, const Value& v);
+
+// v as text: its own when it is a string, else printed into `storage`.
+std::string_view text_of(const Value& v, std::string& storage, Budget& budget);
 
 Value attribute(Interpreter& in, const Value& object, const std::string& name);  // object.name
 Value subscript(Interpreter& in, const Value& object, const Value& key);         // object[key]

@@ -298,7 +298,7 @@ ERRORS = [
     "{{ 1 2 }}", "{% if %}{% endif %}", "{% for x l %}{% endfor %}", "{# a", "{{ s.nope() }}",
     "{% macro f(a) %}{% endmacro %}{{ f(1, 2) }}", "{% macro f(a) %}{% endmacro %}{{ f(b=2) }}", "{{ range(0, 10, 0) | list }}",
     "{{ range(1000000) | list }}", "{{ 'a'.split('') }}", "{{ 'a'.index('b') }}", "{{ l | join(1, 2, 3) }}", "{{ l[::0] }}",
-    "{% break %}", "{{ '%d' % 'a' }}", "{{ '%s %s' % 'a' }}", "{{ {[]: 1} }}", 
+    "{% break %}", "{% for x in l %}{% generation %}{% break %}{% endgeneration %}{% endfor %}", "{{ '%d' % 'a' }}", "{{ '%s %s' % 'a' }}", "{{ {[]: 1} }}", 
     "{{ l | round }}", "{{ [1, 'a'] | sort }}", "{{ -s }}", "{{ true is true is true }}", "{% set true = 1 %}",
     "{{ namespace(__class__=1) }}", "{{ loop.index }}", "{{ 'a' is divisibleby 2 }}", "{% else %}", "{{ l | map('nope') | list }}",
     "{{ d | tojson(nope=1) }}", "{{ }}", "{% macro f(a=1, b) %}{% endmacro %}", "{{ a b }}", "{{ 'x' | int(base=) }}", "{{ $ }}",
