@@ -126,15 +126,15 @@ std::string polyline(const Frame& f, const std::vector<Point>& points, const std
   return out + "\"/>\n";
 }
 
-std::string hovers(const Frame& f, const Curve& curve, const std::vector<Point>& points,
-                   std::size_t color) {
+std::string hovers(const Frame& f, const std::string& name, bool dots,
+                   const std::vector<Point>& points, std::size_t color) {
   std::string out;
-  for (const Point& p : curve.markers ? points : thinned(points, kMaxHovers)) {
+  for (const Point& p : dots ? points : thinned(points, kMaxHovers)) {
     out += fmt::format(
         "<circle class=\"{} s{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"{}\"><title>{}, step {:.0f}: "
         "{}</title></circle>\n",
-        curve.markers ? "dot" : "hover", color, f.px(p.step), f.py(p.value),
-        curve.markers ? "3.5" : "7", escape(curve.name), p.step, number(p.value));
+        dots ? "dot" : "hover", color, f.px(p.step), f.py(p.value), dots ? "3.5" : "7",
+        escape(name), p.step, number(p.value));
   }
   return out;
 }
@@ -222,7 +222,8 @@ std::string line_chart(const Chart& chart, int width) {
       points = smoothed(points);
     }
     points = thinned(points, kMaxPoints);
-    out += polyline(f, points, fmt::format("line s{}", i % 4)) + hovers(f, curve, points, i % 4);
+    out += polyline(f, points, fmt::format("line s{}", i % 4)) +
+           hovers(f, curve.name.empty() ? chart.title : curve.name, curve.markers, points, i % 4);
   }
   return out + "</svg>\n";
 }
