@@ -14,3 +14,5 @@ target_link_libraries(torch_cpu INTERFACE
   "${QAD_TORCH}/torch/lib/libtorch_cpu.so" "${QAD_TORCH}/torch/lib/libc10.so" OpenMP::OpenMP_CXX)
 target_link_options(torch_cpu INTERFACE "-Wl,-rpath,${QAD_TORCH}/torch/lib" "-Wl,--disable-new-dtags"
   "-Wl,-rpath-link,${QAD_TORCH}/nvidia/cu13/lib")
+# The wheel brings fmt headers of its own (v12), which come before the system's and have no library to link.
+target_compile_definitions(torch_cpu INTERFACE FMT_HEADER_ONLY=1)
