@@ -120,7 +120,7 @@ void mask(std::int64_t first, std::int64_t keys, std::int64_t pitch, float* s) {
   }
 }
 
-// Rows become 2^(s - max); returns sum in `total` and log2-sum-exp2 in `lse`.
+// Rows become 2^(s - max), their sums go to `total`, the logarithms of sum 2^s to `lse`.
 void softmax(std::int64_t keys, std::int64_t pitch, float* s, float* total, float* lse) {
   const FloatTag d;
   const std::int64_t lanes = hn::Lanes(d);
@@ -190,6 +190,7 @@ void gather(const float* from, std::int64_t stride, std::int64_t tokens, std::in
   std::fill(to + tokens * width, to + rows * width, 0.0f);
 }
 
+// Rows of `width` back to rows of `stride`, row t times factors[t * factor_step].
 void spread(const float* from, std::int64_t width, std::int64_t tokens, std::int64_t dim,
             const float* factors, std::int64_t factor_step, std::int64_t stride, float* to) {
   for (std::int64_t t = 0; t < tokens; ++t)

@@ -2,21 +2,25 @@
 // operator, the question whether autograd must record, and the checks at the boundary.
 #pragma once
 
+#include <algorithm>
 #include <initializer_list>
+#include <optional>
+#include <string>
 #include <string_view>
+#include <utility>
 
 #include "core/error.h"
 
 namespace qad::ops {
 
-// Calls operator `name`, whose signature is that of its CPU implementation `F`, below autograd:
-// picks the kernel by device alone.
+// Calls an operator below autograd, so that its kernel is picked by device alone.
 template <class F, class... Args>
 auto call_kernel(const c10::TypedOperatorHandle<F>& op, Args&&... args) {
   at::AutoDispatchBelowADInplaceOrView guard;
   return op.call(std::forward<Args>(args)...);
 }
 
+// The operator of that name; F is its signature, which is that of its CPU implementation.
 template <class F>
 c10::TypedOperatorHandle<F> find_op(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();

@@ -38,11 +38,13 @@ struct HeadOutputs {
   at::Tensor kl;          // KL(teacher || student), nats; undefined without teacher
   at::Tensor ce;          // student's cross-entropy on the labels
   at::Tensor teacher_ce;  // undefined without teacher
-  at::Tensor agree;       // 1 where the two argmax agree; undefined without teacher
+  at::Tensor agree;       // 1 where a token is the largest of both; undefined without teacher
 };
 
 // Gradients flow to student_hidden and student_weight. `normalizer` is usually the number of target
-// tokens of the whole optimiser step, so that micro-batches add up.
+// tokens of the whole optimiser step, so that micro-batches add up. `chunk_tokens` 0: as many as
+// keep the logits within 64 MB. The gradients are made here and handed over by the first backward
+// pass; a second one throws.
 HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double normalizer,
                       std::int64_t chunk_tokens = 0);
 

@@ -87,7 +87,7 @@ void sum_both(float* s, float* t, std::int64_t n, float inverse, Softmaxes& out)
   });
 }
 
-// The student's alone, its exponentials in place when `keep`.
+// Sum of exponentials of one row, which take the logits' place when `keep`.
 double sum_one(float* s, std::int64_t n, float shift, bool keep) {
   const FloatTag d;
   const auto m = hn::Set(d, shift);
