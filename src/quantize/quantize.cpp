@@ -10,30 +10,32 @@
 namespace qad::quantize {
 namespace {
 
-// Rows a thread takes at least: some 64 thousand values.
-std::int64_t grain(std::int64_t cols) {
-  return std::max<std::int64_t>(1, 65536 / cols);
+// Rows a thread takes at a time: few enough to stay in its cache between the passes over them.
+std::int64_t rows_at_a_time(std::int64_t cols) {
+  return std::max<std::int64_t>(1, 32768 / cols);
 }
 
-float largest(const at::Tensor& matrix, std::string_view name) {
-  const std::int64_t rows = matrix.size(0), cols = matrix.size(1);
-  const float* x = matrix.const_data_ptr<float>();
+// value = fake quantisation of bf16(master) under quant.weight_global, in one walk through memory.
+// Returns the largest magnitude of bf16(master).
+float ship_rows(const float* master, const models::LinearQuant& quant, std::int64_t rows,
+                std::int64_t cols, float* value) {
+  const std::int64_t step = rows_at_a_time(cols);
   return at::parallel_reduce(
-      0, rows, grain(cols), 0.0f,
+      0, (rows + step - 1) / step, 1, 0.0f,
       [&](std::int64_t begin, std::int64_t end, float most) {
-        const auto n = static_cast<std::size_t>((end - begin) * cols);
-        return std::max(most, nvfp4::amax({x + begin * cols, n}, name));
+        for (std::int64_t row = begin * step; row < std::min(end * step, rows); row += step) {
+          const std::int64_t some = std::min(step, rows - row);
+          const auto n = static_cast<std::size_t>(some * cols);
+          const float* from = master + row * cols;
+          float* to = value + row * cols;
+          std::transform(from, from + n, to, nvfp4::round_to_bf16);
+          most = std::max(most, nvfp4::amax({to, n}, "weight"));
+          if (quant.weight_global > 0)
+            nvfp4::fake_quantize(to, some, cols, quant.weight_global, quant.weight_rule, to);
+        }
+        return most;
       },
       [](float a, float b) { return std::max(a, b); });
-}
-
-void fake_quantize_rows(at::Tensor& matrix, const models::LinearQuant& quant) {
-  const std::int64_t cols = matrix.size(1);
-  float* x = matrix.mutable_data_ptr<float>();
-  at::parallel_for(0, matrix.size(0), grain(cols), [&](std::int64_t begin, std::int64_t end) {
-    nvfp4::fake_quantize(x + begin * cols, end - begin, cols, quant.weight_global,
-                         quant.weight_rule, x + begin * cols);
-  });
 }
 
 float input_scale(const Policy& policy, const std::string& name, std::size_t i,
@@ -54,13 +56,23 @@ float input_scale(const Policy& policy, const std::string& name, std::size_t i,
 void shipped_value(const at::Tensor& master, models::LinearQuant* quant, nvfp4::GlobalScale rule,
                    at::Tensor& value) {
   const at::NoGradGuard no_grad;
-  value.copy_(master.to(at::kBFloat16));
-  if (!quant) return;
-  check(value.is_contiguous() && value.scalar_type() == at::kFloat, "quantize",
-        "expected a contiguous FP32 value");
-  const float needed = nvfp4::global_scale(largest(value, "weight"), rule, quant->weight_rule);
-  quant->weight_global = std::max(quant->weight_global, needed);
-  fake_quantize_rows(value, *quant);
+  if (!quant) {
+    value.copy_(master.to(at::kBFloat16));
+    return;
+  }
+  check(value.is_contiguous() && value.scalar_type() == at::kFloat && master.is_contiguous() &&
+            master.scalar_type() == at::kFloat && value.dim() == 2,
+        "quantize", "expected a contiguous FP32 matrix as master and as value");
+  check(master.const_data_ptr() != value.const_data_ptr(), "quantize",
+        "the master must be a copy, since the value is overwritten by its rounding");
+  const auto ship = [&] {
+    return ship_rows(master.const_data_ptr<float>(), *quant, value.size(0), value.size(1),
+                     value.mutable_data_ptr<float>());
+  };
+  const float needed = nvfp4::global_scale(ship(), rule, quant->weight_rule);
+  if (needed <= quant->weight_global) return;
+  quant->weight_global = needed;  // seldom: a weight outgrew the scale, so the walk is made again
+  ship();
 }
 
 void quantize(models::Model& model, const Policy& policy, const std::vector<float>& input_amax) {
@@ -91,24 +103,27 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
   }
   for (models::Parameter* p : models::parameters(model)) {
     const auto quant = quant_of.find(p);
-    shipped_value(p->value, quant == quant_of.end() ? nullptr : quant->second, policy.global,
+    const at::Tensor original = p->value;
+    p->value = at::empty_like(original);
+    shipped_value(original, quant == quant_of.end() ? nullptr : quant->second, policy.global,
                   p->value);
   }
 }
 
-std::vector<LayerError> weight_errors(const models::Model& original,
-                                      const models::Model& quantized) {
-  const auto before = models::linears(original), after = models::linears(quantized);
-  check(before.size() == after.size(), "weight_errors",
-        "expected two models of one configuration, found {} and {} linears", before.size(),
-        after.size());
+std::vector<LayerError> weight_errors(const models::Model& quantized,
+                                      const std::vector<at::Tensor>& originals) {
+  const auto all = models::parameters(quantized);
+  check(all.size() == originals.size(), "weight_errors",
+        "expected one original for each of {} parameters, found {}", all.size(), originals.size());
+  std::map<const models::Parameter*, at::Tensor> original_of;
+  for (std::size_t i = 0; i < all.size(); ++i) original_of[all[i]] = originals[i];
   std::vector<LayerError> out;
-  for (std::size_t i = 0; i < before.size(); ++i) {
-    if (!after[i]->quant) continue;
-    const at::Tensor w = before[i]->weight.value.detach().to(at::kBFloat16).to(at::kDouble);
-    const at::Tensor error = w - after[i]->weight.value.detach();
+  for (const models::Linear* linear : models::linears(quantized)) {
+    if (!linear->quant) continue;
+    const at::Tensor w = original_of.at(&linear->weight).detach().to(at::kBFloat16).to(at::kDouble);
+    const at::Tensor error = w - linear->weight.value.detach();
     std::int64_t row = 0;
-    for (const models::Part& part : before[i]->weight.parts) {
+    for (const models::Part& part : linear->weight.parts) {
       const auto power = [&](const at::Tensor& t) {
         return t.narrow(0, row, part.rows).square().sum().item<double>();
       };

@@ -33,8 +33,9 @@ struct LayerError {
   std::string name;
   double sqnr_db;  // 10 log10(|W|^2 / |W - Q(W)|^2) against the BF16 weight
 };
-std::vector<LayerError> weight_errors(const models::Model& original,
-                                      const models::Model& quantized);
+// `originals`: the unquantised values, in the order of models::parameters(). One row a tensor.
+std::vector<LayerError> weight_errors(const models::Model& quantized,
+                                      const std::vector<at::Tensor>& originals);
 
 // The model as an HF folder in ModelOpt's unified layout (plain BF16 when nothing is quantised).
 // Codes come from `masters` (one a parameter, in the order of models::parameters()), since

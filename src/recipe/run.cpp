@@ -125,18 +125,15 @@ void add_samples(Outcome& outcome, const char* label, const models::Model& model
   }
 }
 
-void train(Outcome& outcome, LoadedModel& student, const std::vector<at::Tensor>& originals,
+void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> originals,
            const models::Model& teacher, const quantize::Policy& policy, DataSets& sets) {
   const Recipe& recipe = outcome.recipe;
   const fs::path output = recipe.output;
   distill::TrainConfig config = train_config_of(recipe);
   config.state_folder = output / "state";
   const models::Model* guide = recipe.method == "qat" ? nullptr : &teacher;
-  std::vector<at::Tensor> masters;
-  for (const at::Tensor& t : originals) masters.push_back(t.clone());
-
   const data::Stream stream(std::move(sets.train), config.seed);
-  distill::Trainer trainer(student.model, std::move(masters), guide, policy, config);
+  distill::Trainer trainer(student.model, std::move(originals), guide, policy, config);
   const InterruptGuard guard;
   TrainingLog log(output);
   distill::Callbacks callbacks;
@@ -227,7 +224,7 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   outcome.teacher = measure("BF16", teacher.model, &teacher.model, sets.test);
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
 
-  const std::vector<at::Tensor> originals = values_of(student.model);
+  std::vector<at::Tensor> originals = values_of(student.model);
   calibrate_and_quantize(
       student.model, policy,
       calibration_batches(
@@ -244,7 +241,7 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
     write_checkpoint(fs::path(recipe.output) / "checkpoint", student.model, originals,
                      student.source);
   } else {
-    train(outcome, student, originals, teacher.model, policy, sets);
+    train(outcome, student, std::move(originals), teacher.model, policy, sets);
   }
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return outcome;

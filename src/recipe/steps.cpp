@@ -125,8 +125,7 @@ std::vector<float> calibrate_and_quantize(models::Model& model, const quantize::
 
 std::vector<at::Tensor> values_of(models::Model& model) {
   std::vector<at::Tensor> values;
-  for (const models::Parameter* p : models::parameters(model))
-    values.push_back(p->value.detach().clone());
+  for (const models::Parameter* p : models::parameters(model)) values.push_back(p->value);
   return values;
 }
 

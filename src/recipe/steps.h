@@ -38,7 +38,8 @@ std::vector<models::Tokens> calibration_batches(const std::vector<data::Document
 std::vector<float> calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
                                           const std::vector<models::Tokens>& batches);
 
-// A copy of every parameter's value, in the order of models::parameters().
+// Every parameter's value, in the order of models::parameters(). quantize::quantize() puts new
+// tensors in their place, so what is taken before it stays unquantised.
 std::vector<at::Tensor> values_of(models::Model& model);
 
 // The quantised model as a folder that serving engines load, with the source's tokenizer and
