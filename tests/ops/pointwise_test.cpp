@@ -80,12 +80,12 @@ TEST(Linear, ProductAndGradients) {
       const Tensor y = ops::linear(x, w, b), g = random({rows, 9});
       Tensor yd = at::mm(xd, wd.t());
       if (with_bias) yd = yd + b.detach().to(at::kDouble);
-      expect_near(y, yd, cols + 2, "y");
+      expect_near(y, yd, cols + 2, "y", 1);
       y.backward(g);
       yd.backward(g.to(at::kDouble));
-      expect_near(x.grad(), xd.grad(), 10, "dx");
-      expect_near(w.grad(), wd.grad(), rows + 2, "dw");
-      if (with_bias) expect_near(b.grad(), g.to(at::kDouble).sum(0), rows + 2, "db");
+      expect_near(x.grad(), xd.grad(), 10, "dx", 1);
+      expect_near(w.grad(), wd.grad(), rows + 2, "dw", 1);
+      if (with_bias) expect_near(b.grad(), g.to(at::kDouble).sum(0), rows + 2, "db", 1);
     }
   EXPECT_THROW(ops::linear(random({2, 3}), random({4, 5})), Error);
   EXPECT_THROW(ops::linear(random({2, 3}), random({4, 3}), random({3})), Error);

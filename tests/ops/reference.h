@@ -14,6 +14,8 @@ namespace qad::ops::reference {
 
 using at::Tensor;
 
+inline const bool kSeeded = (at::manual_seed(1), true);  // PyTorch's own seed is the clock's
+
 inline Tensor random(at::IntArrayRef shape, double scale = 1) {
   return at::randn(shape, at::kFloat).mul(scale);
 }
