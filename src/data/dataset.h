@@ -22,12 +22,14 @@ enum class Mask { all, assistant };  // every token, or only what the assistant 
 
 struct RenderOptions {
   Mask mask = Mask::all;
-  bool eos = true;  // plain texts end with EOS, where the tokenizer has one (chats: the template's)
+  bool eos =
+      false;  // plain texts end with EOS too, where the tokenizer has one (chats: the template's)
   std::int64_t max_documents = 0;  // read no more than the first n; 0: all
 };
 
 // .txt: documents separated by <|endoftext|>, trimmed, empty ones skipped; each is encoded with
-// what the tokenizer's post-processor adds (BOS), then EOS. .jsonl, by the keys of each line:
+// what the tokenizer's post-processor adds (BOS), then EOS if asked for. .jsonl, by the keys of
+// each line:
 //   text                a plain text, as above but untrimmed
 //   messages [, tools]  rendered by the chat template and encoded without further special tokens
 //   prompt, response    a chat of two messages; without a chat template the two texts joined, as

@@ -46,7 +46,7 @@ struct Recipe {
   struct {
     std::vector<DataFile> train;
     std::string validation, test, mask = "all";
-    bool pack = true;
+    bool pack = true, eos = false;
     std::int64_t max_validation_documents = 0, max_test_documents = 0;
   } data;
 
@@ -112,6 +112,7 @@ void for_each_key(R& r, F&& f) {
   f("data.test", r.data.test, "", "held-out file for the table BF16 | PTQ | QAD");
   f("data.mask", r.data.mask, "all|assistant", "which tokens count: all, or the assistant's");
   f("data.pack", r.data.pack, "", "several documents in a sequence (they do not see each other)");
+  f("data.eos", r.data.eos, "", "end plain texts with EOS (chats end as their template says)");
   f("data.max_validation_documents", r.data.max_validation_documents, "", "0: all");
   f("data.max_test_documents", r.data.max_test_documents, "", "0: all");
 

@@ -108,7 +108,7 @@ void write_report(const Outcome& outcome) {
 
 std::string summary(const Outcome& o) {
   const report::Run run = report_of(o);
-  std::string text = "\n" + report::metrics_table(run);
+  std::string text = fmt::format("\n{}", report::metrics_table(run));
   for (const Sample& s : o.samples) text += fmt::format("\n{}: {}\n", s.label, s.text);
   text += fmt::format("\n{} parameters: {} in BF16, {} in NVFP4",
                       human_count(static_cast<double>(o.parameters)),

@@ -82,6 +82,7 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
 data::RenderOptions render_options_of(const Recipe& recipe) {
   data::RenderOptions options;
   options.mask = recipe.data.mask == "assistant" ? data::Mask::assistant : data::Mask::all;
+  options.eos = recipe.data.eos;
   return options;
 }
 

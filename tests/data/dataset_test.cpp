@@ -44,17 +44,19 @@ std::string counted(const Document& d, const text::Tokenizer& tokenizer) {
 }
 
 TEST(Dataset, TextIsSplitTrimmedAndFramed) {
-  const auto documents = read(
-      "a.txt", "\n abc \n<|endoftext|>\n  \n<|endoftext|>xyz<|endoftext|>\n", tiny_tokenizer());
+  RenderOptions options;
+  options.eos = true;
+  const auto documents =
+      read("a.txt", "\n abc \n<|endoftext|>\n  \n<|endoftext|>xyz<|endoftext|>\n", tiny_tokenizer(),
+           options);
   ASSERT_EQ(documents.size(), 2);
   EXPECT_THAT(documents[0].ids, ElementsAre(97, 'a' - '!', 'b' - '!', 'c' - '!', 98));
   EXPECT_THAT(documents[1].ids, ElementsAre(97, 96, 'z' - '!', 98));
   EXPECT_THAT(documents[1].counts, ElementsAre(1, 1, 1, 1));
 }
 
-TEST(Dataset, OptionsLeaveOutEosAndLimitDocuments) {
+TEST(Dataset, NoEosUnlessAskedForAndNoMoreDocuments) {
   RenderOptions options;
-  options.eos = false;
   options.max_documents = 2;
   const auto documents = read("a.txt", "a<|endoftext|>b<|endoftext|>c", tiny_tokenizer(), options);
   ASSERT_EQ(documents.size(), 2);
@@ -63,9 +65,11 @@ TEST(Dataset, OptionsLeaveOutEosAndLimitDocuments) {
 
 TEST(Dataset, PlainJsonLines) {
   const auto tokenizer = tiny_tokenizer();
+  RenderOptions options;
+  options.eos = true;
   const auto documents =
       read("a.jsonl", "{\"text\": \" a\"}\n{\"prompt\": \"p\", \"response\": \"r\", \"k\": 1}",
-           tokenizer);
+           tokenizer, options);
   ASSERT_EQ(documents.size(), 2);
   EXPECT_EQ(tokenizer.decode(documents[0].ids, false), "<s> a</s>");
   EXPECT_EQ(tokenizer.decode(documents[1].ids, false), "<s>pr</s>");
@@ -109,8 +113,10 @@ TEST(Dataset, AssistantMaskByGenerationBlocks) {
 }
 
 TEST(Dataset, ATokenAcrossTheBoundaryCounts) {
+  RenderOptions options = assistant();
+  options.eos = true;
   const auto documents =
-      read("a.jsonl", R"({"prompt": "ax", "response": "yb"})", tiny_tokenizer(), assistant());
+      read("a.jsonl", R"({"prompt": "ax", "response": "yb"})", tiny_tokenizer(), options);
   EXPECT_THAT(documents[0].ids, ElementsAre(97, 'a' - '!', 96, 'b' - '!', 98));
   EXPECT_THAT(documents[0].counts, ElementsAre(0, 0, 1, 1, 1));
 }
