@@ -52,6 +52,7 @@ void add_distill(CLI::App& app) {
     std::string help = key.help + " [" + key.value + "]";
     if (!key.words.empty()) help += " {" + key.words + "}";
     command->add_option("--" + name, value, help)
+        ->take_last()
         ->group("Recipe keys (in YAML: the same names, nested)");
   }
   command->callback([o, command] {

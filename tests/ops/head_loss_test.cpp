@@ -89,9 +89,9 @@ TEST(HeadLoss, EveryLossAndItsGradients) {
         compare(a, b, true, what);
         a.loss.backward();
         b.loss.backward();
-        expect_near(in.student_hidden.grad(), exact.student_hidden.grad(), kRoundings,
+        expect_near(in.student_hidden.grad(), exact.student_hidden.grad(), kGradientRoundings,
                     what + " dh");
-        expect_near(in.student_weight.grad(), exact.student_weight.grad(), kRoundings,
+        expect_near(in.student_weight.grad(), exact.student_weight.grad(), kGradientRoundings,
                     what + " dw");
         at::NoGradGuard no_grad;
         compare(ops::head_loss(in, loss.weights, 7.5), b, true, what + " without gradient");

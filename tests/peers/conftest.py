@@ -3,7 +3,7 @@ import json, pathlib, subprocess
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QAD = ROOT / "build" / "qad"
@@ -49,10 +49,10 @@ def tiny(request, tmp_path_factory, tokenizer_files):
             if name.endswith(("norm.weight", ".bias")):
                 p.add_(0.3 * torch.randn_like(p))
     folder = tmp_path_factory.mktemp(request.param)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(folder)  # rounds the rotary buffers too: hence read again below
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer_files / name).read_bytes())
-    return folder, model.float().eval()
+    return folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="session")
