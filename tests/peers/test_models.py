@@ -94,10 +94,11 @@ def test_converted_demo_model_is_read_by_transformers(tokenizer_files):
     total = count = 0
     for story in [s.strip() for s in text.read_text().split("<|endoftext|>") if s.strip()]:
         ids = tokenizer(story)["input_ids"]
-        for piece in (torch.tensor([ids[i:i + 256]]) for i in range(0, len(ids), 256)):
-            if piece.shape[1] > 1:
-                total += torch.nn.functional.cross_entropy(model(piece).logits[0, :-1], piece[0, 1:], reduction="sum").item()
-                count += piece.shape[1] - 1
+        for i in range(0, len(ids) - 1, 256):
+            labels = torch.tensor(ids[i + 1:i + 257])
+            logits = model(torch.tensor([ids[i:i + 256]])).logits[0, :len(labels)]
+            total += torch.nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+            count += len(labels)
     ours = json.loads(qad("evaluate", tokenizer_files, "--data", text, "--seq-len", 256, "--json"))
     assert ours["tokens"] == count
     assert abs(ours["ce"] - total / count) < 1e-4
