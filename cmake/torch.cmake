@@ -14,5 +14,10 @@ target_link_libraries(torch_cpu INTERFACE
   "${QAD_TORCH}/torch/lib/libtorch_cpu.so" "${QAD_TORCH}/torch/lib/libc10.so" OpenMP::OpenMP_CXX)
 target_link_options(torch_cpu INTERFACE "-Wl,-rpath,${QAD_TORCH}/torch/lib" "-Wl,--disable-new-dtags"
   "-Wl,-rpath-link,${QAD_TORCH}/nvidia/cu13/lib")
-# The wheel brings fmt headers of its own (v12), which come before the system's and have no library to link.
-target_compile_definitions(torch_cpu INTERFACE FMT_HEADER_ONLY=1)
+
+# The wheel brings the headers of another fmt, without its library; they must not hide the system's. Nothing that we
+# include from LibTorch needs them.
+find_path(QAD_FMT_INCLUDE fmt/core.h REQUIRED)
+file(MAKE_DIRECTORY "${CMAKE_BINARY_DIR}/first")
+file(CREATE_LINK "${QAD_FMT_INCLUDE}/fmt" "${CMAKE_BINARY_DIR}/first/fmt" SYMBOLIC)
+target_include_directories(torch_cpu SYSTEM BEFORE INTERFACE "${CMAKE_BINARY_DIR}/first")

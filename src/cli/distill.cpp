@@ -38,7 +38,7 @@ void add_distill(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "distill", "BF16 checkpoint in; NVFP4 checkpoint, table BF16 | PTQ | QAD and report out");
   auto o = std::make_shared<Options>();
-  command->add_option("source", o->source, "recipe (.yaml), or the model to distil")->required();
+  command->add_option("source", o->source, "recipe (.yaml), or the model to distil");
   command->add_option("--set", o->sets, "key=value: changes a recipe key; may be repeated")
       ->take_all();
   command->add_option("-o", o->output, "the same as --output");
