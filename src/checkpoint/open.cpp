@@ -7,34 +7,15 @@
 #include "checkpoint/hf_folder.h"
 #include "checkpoint/llama2c.h"
 #include "core/error.h"
+#include "core/nearest.h"
 
 namespace qad::checkpoint {
-namespace {
-
-// Levenshtein's distance: the number of letters to change, add or drop.
-std::size_t distance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t swap = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = row[j];
-      row[j] = std::min({swap, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row.back();
-}
-
-}  // namespace
-
 const Tensor& Checkpoint::at(const std::string& name) const {
   if (const auto it = tensors.find(name); it != tensors.end()) return it->second;
   const std::string* nearest = nullptr;
   std::size_t best = SIZE_MAX;
   for (const auto& [other, tensor] : tensors)
-    if (const std::size_t d = distance(name, other); d < best) best = d, nearest = &other;
+    if (const std::size_t d = edit_distance(name, other); d < best) best = d, nearest = &other;
   if (nearest == nullptr)
     fail("load_checkpoint", "{}: holds no tensors, expected {}", path.string(), name);
   fail("load_checkpoint", "{}: expected a tensor {}, found none; the nearest name is {}",

@@ -20,12 +20,7 @@ recipe::Recipe recipe_of(const Options& o, const CLI::App& command) {
   const bool is_recipe = source.extension() == ".yaml" || source.extension() == ".yml";
   recipe::Recipe r = is_recipe ? recipe::load_recipe(source) : recipe::Recipe{};
   if (!is_recipe && !o.source.empty()) r.model = o.source;
-  for (const std::string& assignment : o.sets) {
-    const std::size_t equals = assignment.find('=');
-    check(equals != std::string::npos, "recipe", "--set {}: expected key=value", assignment);
-    recipe::set_key(r, assignment.substr(0, equals), assignment.substr(equals + 1),
-                    "--set " + assignment);
-  }
+  for (const std::string& assignment : o.sets) recipe::set_assignment(r, assignment);
   for (const auto& [key, value] : o.keys)
     if (command.count("--" + key) > 0) recipe::set_key(r, key, value, "--" + key);
   if (!o.output.empty()) r.output = o.output;

@@ -22,12 +22,7 @@ recipe::Recipe recipe_of(const Options& o) {
   if (!is_file) recipe::set_key(r, "quantize.policy", o.recipe, "--recipe");
   if (!o.global_scale.empty())
     recipe::set_key(r, "quantize.global_scale", o.global_scale, "--global-scale");
-  for (const std::string& assignment : o.sets) {
-    const std::size_t equals = assignment.find('=');
-    check(equals != std::string::npos, "recipe", "--set {}: expected key=value", assignment);
-    recipe::set_key(r, assignment.substr(0, equals), assignment.substr(equals + 1),
-                    "--set " + assignment);
-  }
+  for (const std::string& assignment : o.sets) recipe::set_assignment(r, assignment);
   return r;
 }
 

@@ -7,6 +7,9 @@
 
 namespace qad {
 
+// Levenshtein's distance: the number of letters to change, add or drop.
+std::size_t edit_distance(std::string_view a, std::string_view b);
+
 // Of `known` the word with the least edit distance to `word`; empty when none is within a third of
 // its letters.
 std::string nearest(std::string_view word, std::span<const std::string> known);

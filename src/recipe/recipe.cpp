@@ -248,6 +248,13 @@ void set_key(Recipe& recipe, const std::string& key, const std::string& value,
   set_node(recipe, key, node, where);
 }
 
+void set_assignment(Recipe& recipe, const std::string& assignment) {
+  const std::size_t equals = assignment.find('=');
+  check(equals != std::string::npos, "recipe", "--set {}: expected key=value", assignment);
+  set_key(recipe, assignment.substr(0, equals), assignment.substr(equals + 1),
+          "--set " + assignment);
+}
+
 void validate(const Recipe& r) {
   const auto require = [](bool ok, const char* key, const char* what) {
     check(ok, "recipe", "{}: {}", key, what);

@@ -162,6 +162,8 @@ Recipe parse_recipe(const std::string& yaml, const std::string& where);
 // key=value as on the command line; the value is YAML.
 void set_key(Recipe& recipe, const std::string& key, const std::string& value,
              const std::string& where);
+// "key=value", as --set gives it.
+void set_assignment(Recipe& recipe, const std::string& assignment);
 // What is missing or contradictory before anything is loaded: one Error naming the key.
 void validate(const Recipe& recipe);
 
