@@ -22,32 +22,73 @@ std::string_view name_of(Schedule schedule) {
   return "cosine";
 }
 
+std::string_view name_of(nvfp4::BlockScale rule) {
+  switch (rule) {
+    case nvfp4::BlockScale::mse:
+      return "mse";
+    case nvfp4::BlockScale::four_over_six:
+      return "four_over_six";
+    case nvfp4::BlockScale::max:
+      break;
+  }
+  return "max";
+}
+
 }  // namespace
 
 Json to_json(const TrainConfig& c) {
-  return {{"steps", c.steps},
-          {"seq_len", c.seq_len},
-          {"batch_sequences", c.batch_sequences},
-          {"micro_sequences", c.micro_sequences},
-          {"learning_rate", c.learning_rate},
-          {"final_fraction", c.final_fraction},
-          {"warmup_steps", c.warmup_steps},
-          {"schedule", name_of(c.schedule)},
-          {"beta1", c.beta1},
-          {"beta2", c.beta2},
-          {"epsilon", c.epsilon},
-          {"weight_decay", c.weight_decay},
-          {"clip_norm", c.clip_norm},
-          {"loss.forward_kl", c.loss.forward_kl},
-          {"loss.reverse_kl", c.loss.reverse_kl},
-          {"loss.jensen_shannon", c.loss.jensen_shannon},
-          {"loss.mse", c.loss.mse},
-          {"loss.cross_entropy", c.loss.cross_entropy},
-          {"loss.temperature", c.loss.temperature},
-          {"seed", c.seed},
-          {"validate_every", c.validate_every},
-          {"keep_best", c.keep_best},
-          {"cache_teacher", c.cache_teacher}};
+  Json out = {{"steps", c.steps},
+              {"seq_len", c.seq_len},
+              {"batch_sequences", c.batch_sequences},
+              {"micro_sequences", c.micro_sequences},
+              {"learning_rate", c.learning_rate},
+              {"final_fraction", c.final_fraction},
+              {"warmup_steps", c.warmup_steps},
+              {"schedule", name_of(c.schedule)},
+              {"beta1", c.beta1},
+              {"beta2", c.beta2},
+              {"epsilon", c.epsilon},
+              {"weight_decay", c.weight_decay},
+              {"clip_norm", c.clip_norm},
+              {"seed", c.seed},
+              {"validate_every", c.validate_every},
+              {"keep_best", c.keep_best},
+              {"cache_teacher", c.cache_teacher}};
+  for_each_loss(c.loss, [&](const char* name, double w) { out[std::string("loss.") + name] = w; });
+  return out;
+}
+
+Json identity_of(const TrainConfig& config, const models::Model& student,
+                 const std::vector<at::Tensor>& masters, const models::Model* teacher,
+                 nvfp4::GlobalScale rule) {
+  const auto hex = [](std::uint64_t h) { return fmt::format("{:016x}", h); };
+  Json out = to_json(config);
+  out["threads"] = at::get_num_threads();
+  out["model"] = hex(fingerprint(masters));
+  if (teacher != nullptr) {
+    std::vector<at::Tensor> values;
+    for (const models::Parameter* p : models::parameters(*teacher)) values.push_back(p->value);
+    out["teacher"] = hex(fingerprint(values));
+  }
+  out["quantize.global_scale"] = rule == nvfp4::GlobalScale::amax ? "amax" : "pow2";
+  for (const models::Linear* l : models::linears(student)) {
+    Json& quant = out["quantize " + linear_name(l->weight.parts.front())];
+    quant = "no";
+    if (l->quant == nullptr) continue;
+    quant = {{"weight_scales", name_of(l->quant->weight_rule)}};
+    if (!l->quant->input_global) continue;
+    quant["input_scales"] = name_of(l->quant->input_rule);
+    quant["input_global"] = *l->quant->input_global;
+  }
+  return out;
+}
+
+std::uint64_t fingerprint(const std::vector<data::Batch>& batches) {
+  std::vector<at::Tensor> tensors;
+  for (const data::Batch& b : batches)
+    tensors.insert(tensors.end(),
+                   {b.tokens.ids, b.tokens.positions, b.tokens.cu_seqlens, b.labels, b.weights});
+  return fingerprint(tensors);
 }
 
 std::uint64_t fingerprint(const std::vector<at::Tensor>& tensors) {
@@ -67,13 +108,16 @@ std::uint64_t fingerprint(const std::vector<at::Tensor>& tensors) {
 }
 
 void check_same_run(const Json& saved, const Json& now, const std::string& folder) {
-  for (const auto& [key, value] : now.items()) {
-    const std::string before = saved.contains(key) ? saved[key].dump() : "not recorded";
-    check(before == value.dump(), "resume",
+  const auto text = [](const Json& run, const std::string& key) {
+    return run.contains(key) ? run[key].dump() : "absent";
+  };
+  Json keys = now;
+  keys.update(saved);
+  for (const auto& [key, value] : keys.items())
+    check(text(saved, key) == text(now, key), "resume",
           "{}: holds a run that cannot go on as this one: {} was {} and is {}; set it back, or "
           "remove the folder to begin anew",
-          folder, key, before, value.dump());
-  }
+          folder, key, text(saved, key), text(now, key));
 }
 
 Json to_json(const std::vector<Validation>& list) {

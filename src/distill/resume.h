@@ -8,8 +8,14 @@ namespace qad::distill {
 
 // Every setting that decides the weights after a step, by its name in TrainConfig.
 Json to_json(const TrainConfig& config);
+// All that decides a run's bits but its data: those settings, the number of threads, the weights it
+// starts from (`masters`), the teacher's (null: none), and how each linear is quantised.
+Json identity_of(const TrainConfig& config, const models::Model& student,
+                 const std::vector<at::Tensor>& masters, const models::Model* teacher,
+                 nvfp4::GlobalScale rule);
 // A number over the bits of the tensors.
 std::uint64_t fingerprint(const std::vector<at::Tensor>& tensors);
+std::uint64_t fingerprint(const std::vector<data::Batch>& batches);
 // Throws Error naming the first key whose value differs.
 void check_same_run(const Json& saved, const Json& now, const std::string& folder);
 

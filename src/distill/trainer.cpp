@@ -31,13 +31,28 @@ void check_config(const TrainConfig& c, const models::Model& student,
   check(c.steps >= 0 && c.batch_sequences > 0 && c.seq_len > 0, "train",
         "expected steps >= 0, batch_sequences > 0 and seq_len > 0, found {}, {} and {}", c.steps,
         c.batch_sequences, c.seq_len);
-  const ops::LossWeights& l = c.loss;
-  const double divergence = l.forward_kl + l.reverse_kl + l.jensen_shannon + l.mse;
-  check(std::min({l.forward_kl, l.reverse_kl, l.jensen_shannon, l.mse, l.cross_entropy}) >= 0 &&
-            divergence + l.cross_entropy > 0,
-        "train", "expected weights of losses that are not negative, and one that is positive");
-  check(l.temperature > 0, "train", "expected temperature > 0, found {}", l.temperature);
-  check(teacher != nullptr || divergence == 0, "train",
+  // Conditions are such that NaN fails them.
+  check(c.learning_rate > 0 && std::isfinite(c.learning_rate), "train",
+        "learning_rate: expected a positive number, found {}", c.learning_rate);
+  check(c.final_fraction >= 0 && c.final_fraction <= 1, "train",
+        "final_fraction: expected 0 to 1, found {}", c.final_fraction);
+  check(c.beta1 >= 0 && c.beta1 < 1, "train", "beta1: expected at least 0 and below 1, found {}",
+        c.beta1);
+  check(c.beta2 >= 0 && c.beta2 < 1, "train", "beta2: expected at least 0 and below 1, found {}",
+        c.beta2);
+  check(c.epsilon > 0 && std::isfinite(c.epsilon), "train",
+        "epsilon: expected a positive number, found {}", c.epsilon);
+  check(c.weight_decay >= 0 && std::isfinite(c.weight_decay), "train",
+        "weight_decay: expected a number that is not negative, found {}", c.weight_decay);
+  for_each_loss(c.loss, [](const char* name, double w) {
+    check(w >= 0 && std::isfinite(w), "train",
+          "loss.{}: expected a number that is not negative, found {}", name, w);
+  });
+  check(c.loss.temperature > 0, "train", "loss.temperature: expected a positive number, found {}",
+        c.loss.temperature);
+  check(c.loss.divergences() + c.loss.cross_entropy > 0, "train",
+        "every loss has weight 0: nothing would be learnt; give one a weight");
+  check(teacher != nullptr || c.loss.divergences() == 0, "train",
         "only cross_entropy can do without a teacher; give one, or set the other losses to 0");
   check(teacher == nullptr || teacher->config.vocabulary == student.config.vocabulary, "train",
         "the teacher has {} tokens, the student {}; distillation needs one vocabulary",
@@ -55,13 +70,8 @@ struct Trainer::Impl {
         teacher(teacher, this->config.cache_teacher),
         candidates(this->config.state_folder, this->config.keep_best) {
     check_config(this->config, student, teacher);
-    if (this->config.state_folder.empty()) return;
-    identity = to_json(this->config);
-    identity["model"] = fmt::format("{:016x}", fingerprint(weights.masters()));
-    if (teacher != nullptr)
-      identity["teacher"] =
-          fmt::format("{:016x}", fingerprint({teacher->embedding.value, teacher->final_norm.value,
-                                              teacher->head_weight()}));
+    if (!this->config.state_folder.empty())
+      identity = identity_of(this->config, student, weights.masters(), teacher, policy.global);
   }
 
   StepInfo step_once(const data::Stream& stream);
@@ -69,7 +79,7 @@ struct Trainer::Impl {
   ops::HeadOutputs head(const data::Batch& batch, const at::Tensor& teacher_hidden,
                         double normalizer);
   void save();
-  void resume();
+  void resume(const data::Stream& stream, const std::vector<data::Batch>& validation);
   fs::path resume_folder() const { return fs::path(config.state_folder) / "resume"; }
 
   models::Model& student;
@@ -173,8 +183,11 @@ void Trainer::Impl::save() {
   candidates.saved();
 }
 
-void Trainer::Impl::resume() {
-  if (config.state_folder.empty() || !fs::exists(resume_folder())) return;
+void Trainer::Impl::resume(const data::Stream& stream, const std::vector<data::Batch>& validation) {
+  if (config.state_folder.empty()) return;
+  identity["data"] = fmt::format("{:016x}", stream.fingerprint());
+  identity["validation data"] = fmt::format("{:016x}", fingerprint(validation));
+  if (!fs::exists(resume_folder())) return;
   const Json about = read_state_json(resume_folder());
   check_same_run(about.at("run"), identity, config.state_folder);
   read_state_tensors(resume_folder(), weights.state());
@@ -199,8 +212,8 @@ TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::B
                            const Callbacks& callbacks) {
   Impl& run = *impl_;
   const TrainConfig& config = run.config;
-  run.identity["data"] = fmt::format("{:016x}", stream.fingerprint());
-  if (run.done.steps_done == 0) run.resume();
+  if (run.done.steps_done == 0) run.resume(stream, validation);
+  if (callbacks.started) callbacks.started(run.done.steps_done);
   const auto start = Clock::now();
   const double seconds_before = run.done.seconds;
   const auto validate = [&] {
@@ -219,22 +232,21 @@ TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::B
     ~Gradients() { weights.require_gradients(false); }
   } gradients(run.weights);
 
-  const bool fresh = run.done.steps_done < config.steps;
   if (run.done.validations.empty() && config.validate_every > 0 && !validation.empty()) validate();
   while (run.done.steps_done < config.steps) {
     const StepInfo info = run.step_once(stream);
     if (callbacks.step) callbacks.step(info);
     const bool last = info.step == config.steps;
     const auto due = [&](std::int64_t every) { return every > 0 && info.step % every == 0; };
-    if (!validation.empty() && (last || due(config.validate_every))) validate();
-    if (!last && callbacks.stop && callbacks.stop()) {
-      save();
+    const bool validated = !validation.empty() && (last || due(config.validate_every));
+    if (validated) validate();
+    const bool stopped = !last && callbacks.stop && callbacks.stop();
+    if (last || validated || stopped || due(config.save_every)) save();
+    if (stopped) {
       run.done.interrupted = true;
       return run.done;
     }
-    if (!last && due(config.save_every)) save();
   }
-  if (fresh) save();
   run.done.interrupted = false;
   return run.done;
 }

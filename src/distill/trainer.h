@@ -31,8 +31,9 @@ struct TrainConfig {
   std::uint64_t seed = 0;
   std::int64_t validate_every = 0;  // steps, and before the first; 0: only at the end
   std::int64_t keep_best = 10;      // checkpoints kept by validation loss
-  std::int64_t save_every =
-      0;  // steps between resume points; 0: only at the end and at an interrupt
+  // Steps between resume points, besides those after each validation, at the end and at an
+  // interrupt; 0: only those.
+  std::int64_t save_every = 0;
   bool cache_teacher =
       false;  // keep the teacher's final hidden states and reuse them in later epochs
   std::string state_folder;  // resume points and kept masters; empty: keep in memory only
@@ -59,6 +60,9 @@ struct TrainResult {
 };
 
 struct Callbacks {
+  // Once, before any other: 0, or the steps that a resumed run had done (all of them, if it was
+  // killed after the last).
+  std::function<void(std::int64_t steps_done)> started;
   std::function<void(const StepInfo&)> step;
   std::function<void(const Validation&)> validation;
   std::function<bool()> stop;  // asked after each step: true saves and returns
@@ -74,9 +78,10 @@ class Trainer {
   ~Trainer();
 
   // Resumes from config.state_folder when it holds a matching resume point (an Error says what
-  // differs). Resumed on as many threads, it gives the bits of the uninterrupted run. Throws Error
-  // when loss or gradient stop being finite; weights and resume point are then those of the step
-  // before.
+  // differs: a setting, the data, the model, the teacher, how a linear is quantised, the number of
+  // threads) and gives the bits of the uninterrupted run. Throws Error when loss or gradient stop
+  // being finite; the weights are then those of the step before, the resume point is the last one
+  // saved.
   TrainResult train(const data::Stream& stream, const std::vector<data::Batch>& validation,
                     const Callbacks& callbacks);
 

@@ -118,7 +118,8 @@ void Weights::publish() {
 
 void Weights::publish(std::size_t i) {
   const at::NoGradGuard guard;
-  quantize::shipped_value(masters_[i], quants_[i], rule_, parameters_[i]->value);
+  models::Parameter& p = *parameters_[i];
+  quantize::shipped_value(p.parts.front().name, masters_[i], quants_[i], rule_, p.value);
 }
 
 }  // namespace qad::distill

@@ -25,11 +25,20 @@ std::int64_t default_chunk(std::int64_t vocabulary, int models) {
 }
 
 std::vector<double> pack(const LossWeights& w) {
-  return {w.forward_kl, w.reverse_kl, w.jensen_shannon, w.mse, w.cross_entropy, w.temperature};
+  std::vector<double> values;
+  for_each_loss(w, [&](const char*, double member) { values.push_back(member); });
+  return values;
 }
-LossWeights unpack(at::ArrayRef<double> w) {
-  check_size(static_cast<std::int64_t>(w.size()), 6, "head_loss", "number of loss weights");
-  return {w[0], w[1], w[2], w[3], w[4], w[5]};
+LossWeights unpack(at::ArrayRef<double> values) {
+  LossWeights w;
+  std::size_t n = 0;
+  for_each_loss(w, [&](const char*, double& member) {
+    if (n < values.size()) member = values[n];
+    ++n;
+  });
+  check_size(static_cast<std::int64_t>(values.size()), static_cast<std::int64_t>(n), "head_loss",
+             "number of loss weights");
+  return w;
 }
 
 void check_inputs(const HeadInputs& in, const LossWeights& w, double normalizer) {
@@ -47,8 +56,8 @@ void check_inputs(const HeadInputs& in, const LossWeights& w, double normalizer)
   check(w.temperature > 0 && std::isfinite(w.temperature), "head_loss",
         "temperature: expected a positive number, found {}", w.temperature);
   if (!in.teacher_hidden.defined()) {
-    check(w.forward_kl == 0 && w.reverse_kl == 0 && w.jensen_shannon == 0 && w.mse == 0,
-          "head_loss", "a divergence needs a teacher; without one only cross_entropy is possible");
+    check(w.divergences() == 0, "head_loss",
+          "a divergence needs a teacher; without one only cross_entropy is possible");
     return;
   }
   check_floats(in.teacher_hidden, 2, "head_loss", "teacher_hidden");

@@ -19,7 +19,21 @@ struct LossWeights {
   double mse = 0;
   double cross_entropy = 0;
   double temperature = 1;
+
+  // The part that needs a teacher.
+  double divergences() const { return forward_kl + reverse_kl + jensen_shannon + mse; }
 };
+
+// Calls f(name, member) for each of the above: the one list of them.
+template <class W, class F>
+void for_each_loss(W& w, F&& f) {
+  f("forward_kl", w.forward_kl);
+  f("reverse_kl", w.reverse_kl);
+  f("jensen_shannon", w.jensen_shannon);
+  f("mse", w.mse);
+  f("cross_entropy", w.cross_entropy);
+  f("temperature", w.temperature);
+}
 
 struct HeadInputs {
   at::Tensor

@@ -17,8 +17,8 @@ std::int64_t rows_at_a_time(std::int64_t cols) {
 
 // value = fake quantisation of bf16(master) under quant.weight_global, in one walk through memory.
 // Returns the largest magnitude of bf16(master).
-float ship_rows(const float* master, const models::LinearQuant& quant, std::int64_t rows,
-                std::int64_t cols, float* value) {
+float ship_rows(const std::string& name, const float* master, const models::LinearQuant& quant,
+                std::int64_t rows, std::int64_t cols, float* value) {
   const std::int64_t step = rows_at_a_time(cols);
   return at::parallel_reduce(
       0, (rows + step - 1) / step, 1, 0.0f,
@@ -29,7 +29,7 @@ float ship_rows(const float* master, const models::LinearQuant& quant, std::int6
           const float* from = master + row * cols;
           float* to = value + row * cols;
           std::transform(from, from + n, to, nvfp4::round_to_bf16);
-          most = std::max(most, nvfp4::amax({to, n}, "weight"));
+          most = std::max(most, nvfp4::amax({to, n}, name));
           if (quant.weight_global > 0)
             nvfp4::fake_quantize(to, some, cols, quant.weight_global, quant.weight_rule, to);
         }
@@ -53,8 +53,8 @@ float input_scale(const Policy& policy, const std::string& name, std::size_t i,
 
 }  // namespace
 
-void shipped_value(const at::Tensor& master, models::LinearQuant* quant, nvfp4::GlobalScale rule,
-                   at::Tensor& value) {
+void shipped_value(const std::string& name, const at::Tensor& master, models::LinearQuant* quant,
+                   nvfp4::GlobalScale rule, at::Tensor& value) {
   const at::NoGradGuard no_grad;
   if (!quant) {
     value.copy_(master.to(at::kBFloat16));
@@ -62,11 +62,11 @@ void shipped_value(const at::Tensor& master, models::LinearQuant* quant, nvfp4::
   }
   check(value.is_contiguous() && value.scalar_type() == at::kFloat && master.is_contiguous() &&
             master.scalar_type() == at::kFloat && value.dim() == 2,
-        "quantize", "expected a contiguous FP32 matrix as master and as value");
+        "quantize", "{}: expected a contiguous FP32 matrix as master and as value", name);
   check(master.const_data_ptr() != value.const_data_ptr(), "quantize",
-        "the master must be a copy, since the value is overwritten by its rounding");
+        "{}: the master must be a copy, since the value is overwritten by its rounding", name);
   const auto ship = [&] {
-    return ship_rows(master.const_data_ptr<float>(), *quant, value.size(0), value.size(1),
+    return ship_rows(name, master.const_data_ptr<float>(), *quant, value.size(0), value.size(1),
                      value.mutable_data_ptr<float>());
   };
   const float needed = nvfp4::global_scale(ship(), rule, quant->weight_rule);
@@ -105,8 +105,8 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
     const auto quant = quant_of.find(p);
     const at::Tensor original = p->value;
     p->value = at::empty_like(original);
-    shipped_value(original, quant == quant_of.end() ? nullptr : quant->second, policy.global,
-                  p->value);
+    shipped_value(p->parts.front().name, original,
+                  quant == quant_of.end() ? nullptr : quant->second, policy.global, p->value);
   }
 }
 

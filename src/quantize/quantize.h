@@ -25,9 +25,10 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
 
 // What the forward pass reads, from an FP32 master: nvfp4 fake quantisation of bf16(master) under
 // the linear's scales (weight_global is raised, never lowered, when a weight outgrew it), or
-// bf16(master). One definition for PTQ, every optimiser step and export.
-void shipped_value(const at::Tensor& master, models::LinearQuant* quant, nvfp4::GlobalScale rule,
-                   at::Tensor& value);
+// bf16(master). One definition for PTQ, every optimiser step and export. Throws Error naming the
+// tensor by `name`, its Hugging Face name, when a weight to be quantised is infinite or NaN.
+void shipped_value(const std::string& name, const at::Tensor& master, models::LinearQuant* quant,
+                   nvfp4::GlobalScale rule, at::Tensor& value);
 
 struct LayerError {
   std::string name;

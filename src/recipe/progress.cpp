@@ -5,6 +5,7 @@
 #include <sstream>
 
 #include "core/console.h"
+#include "core/error.h"
 #include "report/events.h"
 
 namespace qad::recipe {
@@ -43,23 +44,18 @@ struct TrainingLog::Impl {
   explicit Impl(const fs::path& output)
       : metrics_path(output / "metrics.jsonl"), events(output / "events") {}
 
-  // Opens the log at the first record: what lies before `step` is kept, what a killed run wrote
-  // beyond its resume point is not.
-  report::MetricsLog& log(std::int64_t step) {
-    if (metrics) return *metrics;
-    std::vector<Json> earlier;
-    if (step > 1 && fs::exists(metrics_path)) earlier = read_earlier(step);
-    metrics.emplace(metrics_path);
-    for (const Json& line : earlier) metrics->write(line);
+  report::MetricsLog& log() {
+    check(metrics.has_value(), "TrainingLog", "a record came before started()");
     return *metrics;
   }
 
-  std::vector<Json> read_earlier(std::int64_t step) {
+  std::vector<Json> read_earlier(std::int64_t steps_done) {
     std::vector<Json> lines;
+    if (steps_done == 0 || !fs::exists(metrics_path)) return lines;
     std::istringstream text(read_text(metrics_path));
     for (std::string line; std::getline(text, line);) {
       const Json json = Json::parse(line, nullptr, false);
-      if (!json.is_object() || json.value("step", step) >= step) continue;
+      if (!json.is_object() || json.value("step", steps_done + 1) > steps_done) continue;
       lines.push_back(json);
       if (!json.contains("loss")) continue;
       distill::StepInfo s;
@@ -82,9 +78,15 @@ const std::vector<distill::StepInfo>& TrainingLog::steps() const {
   return impl_->steps;
 }
 
+void TrainingLog::started(std::int64_t steps_done) {
+  const std::vector<Json> earlier = impl_->read_earlier(steps_done);
+  impl_->metrics.emplace(impl_->metrics_path);
+  for (const Json& line : earlier) impl_->metrics->write(line);
+}
+
 void TrainingLog::step(const distill::StepInfo& s, std::int64_t tokens_per_step) {
   Impl& m = *impl_;
-  m.log(s.step).write(line_of(s));
+  m.log().write(line_of(s));
   m.steps.push_back(s);
   m.events.scalars(s.step, {{"train/loss", s.loss},
                             {"train/kl", s.kl},
@@ -102,7 +104,7 @@ void TrainingLog::step(const distill::StepInfo& s, std::int64_t tokens_per_step)
 
 void TrainingLog::validation(const distill::Validation& v) {
   Impl& m = *impl_;
-  m.log(v.step + 1).write(line_of(v));
+  m.log().write(line_of(v));
   m.events.scalars(v.step,
                    {{"validation/loss", v.loss}, {"validation/kl", v.kl}, {"validation/ce", v.ce}});
   m.validated = fmt::format("  validation {:.4f} (step {})", v.loss, v.step);

@@ -11,10 +11,12 @@ namespace qad::recipe {
 
 class TrainingLog {
  public:
-  // Writes output/metrics.jsonl and output/events/. A run whose first step is not 1 was resumed:
-  // the earlier lines of metrics.jsonl are kept.
+  // Writes output/metrics.jsonl and output/events/.
   explicit TrainingLog(const fs::path& output);
   ~TrainingLog();
+  // Before anything else. The lines of metrics.jsonl up to `steps_done` are kept and read back;
+  // what a killed run wrote beyond its resume point is not.
+  void started(std::int64_t steps_done);
   void step(const distill::StepInfo& s, std::int64_t tokens_per_step);
   void validation(const distill::Validation& v);
   // Every step so far, those before a resume included (read back from metrics.jsonl).

@@ -137,7 +137,7 @@ void for_each_key(R& r, F&& f) {
   f("train.keep_best", r.train.keep_best, "",
     "checkpoints kept by validation loss, evaluated at the end, best one taken");
   f("train.save_every", r.train.save_every, "",
-    "steps between resume points; 0: at an interrupt only");
+    "steps between resume points, besides one after each validation and at an interrupt");
   f("train.cache_teacher", r.train.cache_teacher, "",
     "reuse the teacher's hidden states in later epochs");
 

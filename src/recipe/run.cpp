@@ -137,6 +137,7 @@ void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> origi
   const InterruptGuard guard;
   TrainingLog log(output);
   distill::Callbacks callbacks;
+  callbacks.started = [&](std::int64_t steps_done) { log.started(steps_done); };
   callbacks.step = [&](const distill::StepInfo& s) {
     log.step(s, config.seq_len * config.batch_sequences);
   };
