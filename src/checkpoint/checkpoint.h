@@ -30,6 +30,7 @@ struct Tensor {
   std::vector<std::int64_t> shape;
   std::span<const std::byte> raw;
   std::string stored_as;
+  std::int64_t stored_bytes = 0;  // in the file, also where `raw` is empty
   // Set when the stored rows must be read in another order or padded (GGUF q/k permutation,
   // llama2.c): fills `elements()` floats. Empty for a plainly stored tensor.
   std::shared_ptr<const std::function<void(float*)>> read;

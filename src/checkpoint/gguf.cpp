@@ -18,6 +18,7 @@ Tensor map_tensor(const GgufFile& file, const GgufTensor& t, std::string hf_name
   out.name = std::move(hf_name);
   out.shape = t.shape;
   out.dtype = plain_dtype(*t.format);
+  out.stored_bytes = static_cast<std::int64_t>(t.data.size());
   const bool blocks = t.format->values > 1;
   if (blocks) out.stored_as = t.format->name;
   const std::int64_t heads = interleaved_heads(t.name, config);

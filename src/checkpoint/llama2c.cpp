@@ -83,16 +83,26 @@ class Reader {
     return taken;
   }
 
-  void vector(const std::string& name, std::int64_t size) { add(name, {size}).raw = take(1, size); }
+  std::span<const std::byte> take(Tensor& t, std::int64_t rows, std::int64_t cols) {
+    const auto taken = take(rows, cols);
+    t.stored_bytes = static_cast<std::int64_t>(taken.size());
+    return taken;
+  }
+
+  void vector(const std::string& name, std::int64_t size) {
+    Tensor& t = add(name, {size});
+    t.raw = take(t, 1, size);
+  }
 
   void matrix(const std::string& name, std::int64_t rows, std::int64_t cols) {
-    add(name, {rows, cols}).raw = take(rows, cols);
+    Tensor& t = add(name, {rows, cols});
+    t.raw = take(t, rows, cols);
   }
 
   void rotary(const std::string& name, std::int64_t rows, std::int64_t cols,
               std::int64_t head_dim) {
     Tensor& t = add(name, {rows, cols});
-    t.read = reader([owner = file_, data = take(rows, cols), rows, cols, head_dim](float* out) {
+    t.read = reader([owner = file_, data = take(t, rows, cols), rows, cols, head_dim](float* out) {
       const std::size_t bytes = static_cast<std::size_t>(cols) * sizeof(float);
       for (std::int64_t row = 0; row < rows; ++row) {
         std::memcpy(out + row * cols, data.data() + interleaved_row(row, head_dim) * cols * 4,
@@ -105,8 +115,8 @@ class Reader {
               std::int64_t to_cols) {
     if (rows == to_rows && cols == to_cols) return matrix(name, rows, cols);
     Tensor& t = add(name, {to_rows, to_cols});
-    t.read =
-        reader([owner = file_, data = take(rows, cols), rows, cols, to_rows, to_cols](float* out) {
+    t.read = reader(
+        [owner = file_, data = take(t, rows, cols), rows, cols, to_rows, to_cols](float* out) {
           std::fill_n(out, to_rows * to_cols, 0.0f);
           const std::size_t bytes = static_cast<std::size_t>(cols) * sizeof(float);
           for (std::int64_t row = 0; row < rows; ++row) {

@@ -118,6 +118,7 @@ std::vector<Tensor> parse_safetensors(std::span<const std::byte> file, std::stri
           entry.end, data.size());
     at = entry.end;
     entry.tensor.raw = data.subspan(entry.begin, entry.end - entry.begin);
+    entry.tensor.stored_bytes = static_cast<std::int64_t>(entry.tensor.raw.size());
     tensors.push_back(std::move(entry.tensor));
   }
   check(at == data.size(), kOperation,

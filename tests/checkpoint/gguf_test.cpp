@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cmath>
+#include <map>
 
 #include "checkpoint/gguf.h"
 #include "checkpoint/gguf_model.h"
@@ -39,6 +40,15 @@ TEST(GgufBlocks, EqualGgufPyBitForBit) {
   }
 }
 
+// ggml's block layouts (ggml-common.h): bytes a block of that many values.
+std::int64_t stored_bytes(const std::string& type, std::int64_t values) {
+  const std::map<std::string, std::pair<int, int>> blocks = {
+      {"F32", {4, 1}},    {"F16", {2, 1}},    {"BF16", {2, 1}},   {"Q4_0", {18, 32}},
+      {"Q4_1", {20, 32}}, {"Q5_0", {22, 32}}, {"Q5_1", {24, 32}}, {"Q8_0", {34, 32}}};
+  const auto [bytes, count] = blocks.at(type);
+  return values / count * bytes;
+}
+
 TEST(Gguf, ValuesAndNamesEqualTransformers) {
   const Checkpoint c = open_gguf(golden("gguf/llama.gguf"));
   const Json index = read_json(golden("gguf/llama.json"));
@@ -51,6 +61,7 @@ TEST(Gguf, ValuesAndNamesEqualTransformers) {
     EXPECT_EQ(t.shape, entry["shape"].get<std::vector<std::int64_t>>());
     const auto stored = entry["stored"].get<std::string>();
     EXPECT_EQ(t.stored_as.empty() ? name_of(t.dtype) : t.stored_as, stored);
+    EXPECT_EQ(t.stored_bytes, stored_bytes(stored, t.elements()));
     std::vector<float> values(static_cast<std::size_t>(t.elements()));
     read_f32(t, values.data());
     const char* want = expected.data() + entry["offset"].get<std::size_t>() * sizeof(float);

@@ -87,6 +87,7 @@ TEST_F(Llama2c, EveryTensorIsFoundAtItsPlace) {
   for (const auto& [name, shape, offset, rows, cols, rotary] : cases) {
     SCOPED_TRACE(name);
     EXPECT_EQ(c.at(name).shape, shape);
+    EXPECT_EQ(c.at(name).stored_bytes, rows * cols * 4);
     const int padded_cols = static_cast<int>(shape.back());
     std::vector<float> expected(static_cast<std::size_t>(c.at(name).elements()), 0.0f);
     for (int r = 0; r < rows; ++r) {
