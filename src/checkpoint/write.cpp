@@ -8,11 +8,13 @@
 
 #include "checkpoint/dtype.h"
 #include "core/error.h"
+#include "core/version.h"
 
 namespace qad::checkpoint {
 namespace {
 
 constexpr std::string_view kOperation = "write_folder";
+constexpr const char* kMark = ".qad";  // says that a folder is ours to replace
 
 using Shard = std::vector<const OutTensor*>;
 
@@ -106,7 +108,7 @@ void check_names(const OutFolder& folder) {
   for (const OutTensor& t : folder.tensors)
     check(names.insert(t.name).second, kOperation, "tensor {} is to be written twice", t.name);
   std::set<std::string_view> files{"config.json", "generation_config.json", "hf_quant_config.json",
-                                   "model.safetensors.index.json"};
+                                   "model.safetensors.index.json", kMark};
   for (const auto& [name, content] : folder.files)
     check(!name.ends_with(".safetensors") && !name.empty() && name.find('/') == name.npos &&
               name != "." && name != ".." && files.insert(name).second,
@@ -125,7 +127,28 @@ void check_space(const fs::path& folder, const OutFolder& out) {
         space.available);
 }
 
+// Whether `inner` is `outer` or lies in it, by whatever names the two go.
+bool is_within(const fs::path& inner, const fs::path& outer) {
+  std::error_code error;
+  fs::path p = fs::weakly_canonical(fs::absolute(inner), error);
+  if (error) p = fs::absolute(inner);
+  for (;; p = p.parent_path()) {
+    if (fs::equivalent(p, outer, error)) return true;
+    if (!p.has_relative_path()) return false;
+  }
+}
+
 }  // namespace
+
+void check_writable_target(const fs::path& out, const fs::path& source) {
+  check(!is_within(out, source), kOperation,
+        "{}: is, or lies in, {}, which is read; choose another folder", out.string(),
+        source.string());
+  check(!is_within(source, out), kOperation,
+        "{}: holds {}, which is read, and would be replaced; choose another folder", out.string(),
+        source.string());
+  check_replaceable(out, kMark);
+}
 
 void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tensors) {
   write_shard(path, plan_shards(tensors, std::numeric_limits<std::int64_t>::max())[0]);
@@ -136,8 +159,10 @@ void write_folder(const fs::path& path, const OutFolder& folder) {
         path.string());
   check_names(folder);
   const std::vector<Shard> shards = plan_shards(folder.tensors, folder.max_shard_bytes);
-  AtomicFolder out(path);
+  AtomicFolder out(path, kMark);
   check_space(out.path(), folder);
+  const Json mark = {{"producer", "qad"}, {"version", kVersion}};
+  write_file(out.path() / kMark, mark.dump() + "\n");
   write_file(out.path() / "config.json", to_text(folder.config));
   if (!folder.generation_config.is_null())
     write_file(out.path() / "generation_config.json", to_text(folder.generation_config));

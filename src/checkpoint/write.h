@@ -29,7 +29,12 @@ struct OutFolder {
 // One safetensors file by itself, for results that are no model.
 void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tensors);
 
-// Replaces `path` (see AtomicFolder).
+// Writes `path` with a file ".qad" that tells its origin. Replaces an earlier result that has this
+// file, or an empty folder; any other folder there is an Error, at once (see AtomicFolder).
 void write_folder(const fs::path& path, const OutFolder& folder);
+
+// For commands, before long work: throws Error when write_folder(out) would refuse, and when `out`
+// is the folder or file that is read, lies in it or holds it.
+void check_writable_target(const fs::path& out, const fs::path& source);
 
 }  // namespace qad::checkpoint

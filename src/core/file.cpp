@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "core/error.h"
 
@@ -35,7 +36,7 @@ fs::path parent_of(const fs::path& path) {
   return path.has_parent_path() ? path.parent_path() : fs::path(".");
 }
 
-bool lock(int fd) {
+bool try_lock(int fd) {
   return fd >= 0 && ::flock(fd, LOCK_EX | LOCK_NB) == 0;
 }
 
@@ -46,9 +47,57 @@ void remove_leftovers(const fs::path& path) {
     if (!entry.path().filename().string().starts_with(prefix)) continue;
     const int fd = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     std::error_code ignored;
-    if (lock(fd)) fs::remove_all(entry.path(), ignored);
+    if (try_lock(fd)) fs::remove_all(entry.path(), ignored);
     if (fd >= 0) ::close(fd);
   }
+}
+
+bool is_at(const fs::path& path, int fd) {
+  struct stat here {};
+  struct stat held {};
+  return ::lstat(path.c_str(), &here) == 0 && ::fstat(fd, &held) == 0 &&
+         here.st_dev == held.st_dev && here.st_ino == held.st_ino;
+}
+
+struct Partial {
+  fs::path path;
+  int fd;
+};
+
+// A new, locked file or folder beside `path`. Before it is locked, another process may take it for
+// a leftover and remove it; and one of another PID namespace may use its name. Then the next name
+// is tried.
+template <class Create>
+Partial make_partial(const fs::path& path, Create create) {
+  remove_leftovers(path);
+  int why = 0;
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    Partial partial{beside(path), -1};
+    partial.fd = create(partial.path.c_str());
+    why = errno;
+    if (partial.fd < 0 && (why == EEXIST || why == ENOENT)) continue;
+    if (partial.fd < 0) break;
+    // A file system without locks never has leftovers removed either.
+    while (::flock(partial.fd, LOCK_EX) != 0 && errno == EINTR) {
+    }
+    if (is_at(partial.path, partial.fd)) return partial;
+    ::close(partial.fd);
+    why = ENOENT;
+  }
+  fail("write", "{}: {}", path.string(), std::strerror(why));
+}
+
+int create_file(const char* path) {
+  return ::open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+}
+
+int create_folder(const char* path) {
+  if (::mkdir(path, 0777) != 0) return -1;
+  const int fd = ::open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int why = errno;
+  if (fd < 0) ::rmdir(path);
+  errno = why;
+  return fd;
 }
 
 void sync_folder(const fs::path& folder) {
@@ -66,24 +115,10 @@ fs::path resolved(const fs::path& path) {
   return full.has_filename() ? full : full.parent_path();
 }
 
-// Replacing a folder deletes what is in it: only one that is plainly an earlier result may go.
-void check_replaceable(const fs::path& path, const std::string& mark) {
-  std::error_code error;
-  const auto status = fs::symlink_status(path, error);
-  if (!fs::exists(status)) return;
-  check(fs::is_directory(status), "write", "{}: a file of this name is in the way of a folder",
-        path.string());
-  if (fs::is_empty(path, error)) return;
-  check(!error, "write", "{}: {}", path.string(), error.message());
-  check(fs::exists(path / mark), "write",
-        "{}: refusing to replace a folder with other contents (no {} in it); choose another name "
-        "or remove it",
-        path.string(), mark);
-  for (const auto& entry : fs::directory_iterator(path))
-    check(
-        !entry.is_directory(), "write",
-        "{}: refusing to replace a folder that holds a folder {}; choose another name or remove it",
-        path.string(), entry.path().filename().string());
+bool is_mount_point(const fs::path& path) {
+  struct statx st {};
+  return ::statx(AT_FDCWD, path.c_str(), 0, 0, &st) == 0 &&
+         (st.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
 }
 
 }  // namespace
@@ -133,11 +168,10 @@ void write_file(const fs::path& path, std::string_view content) {
   file.commit();
 }
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(beside(path_)) {
-  remove_leftovers(path_);
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  check(fd_ >= 0, "write", "{}: {}", path_.string(), std::strerror(errno));
-  lock(fd_);  // a file system without locks never has leftovers removed either
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
+  Partial partial = make_partial(path_, create_file);
+  temporary_ = std::move(partial.path);
+  fd_ = partial.fd;
 }
 
 AtomicFile::~AtomicFile() {
@@ -158,28 +192,54 @@ void AtomicFile::write(const void* data, std::size_t bytes) {
 }
 
 void AtomicFile::commit() {
-  const bool synced = ::fsync(fd_) == 0;
-  const int error = errno;
-  const bool closed = ::close(fd_) == 0;
-  fd_ = -1;
-  if (!synced || !closed || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
-    const int why = synced ? errno : error;
-    ::unlink(temporary_.c_str());
-    fail("write", "{}: {}; nothing was left behind", path_.string(), std::strerror(why));
-  }
+  // Renamed while it is still locked: until then it looks like a leftover to nobody.
+  if (::fsync(fd_) != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0)
+    fail("write", "{}: {}; nothing was left behind", path_.string(), std::strerror(errno));
+  ::close(std::exchange(fd_, -1));
   sync_folder(path_.parent_path());
 }
 
+// Replacing a folder deletes what is in it.
+void check_replaceable(const fs::path& path, const std::string& mark) {
+  const fs::path full = resolved(path);
+  std::error_code error;
+  fs::path parent = full.parent_path();
+  while (!fs::exists(parent, error) && parent.has_relative_path()) parent = parent.parent_path();
+  check(fs::is_directory(parent, error), "write", "{}: {} is not a folder", path.string(),
+        parent.string());
+  const bool writable = ::access(parent.c_str(), W_OK | X_OK) == 0;
+  check(writable, "write", "{}: cannot write in {}: {}", path.string(), parent.string(),
+        std::strerror(errno));
+
+  const auto status = fs::symlink_status(full, error);
+  if (!fs::exists(status)) return;
+  check(fs::is_directory(status), "write", "{}: a file of this name is in the way of a folder",
+        path.string());
+  check(!is_mount_point(full), "write",
+        "{}: is a mount point, which cannot be replaced; choose a folder in it", path.string());
+  const bool empty = fs::is_empty(full, error);
+  check(!error, "write", "{}: {}", path.string(), error.message());
+  if (empty) return;
+  check(fs::is_regular_file(full / mark, error), "write",
+        "{}: refusing to replace a folder with other contents (no {} in it); choose another folder "
+        "or remove it",
+        path.string(), mark);
+  for (const auto& entry : fs::directory_iterator(full))
+    check(!entry.is_directory(), "write",
+          "{}: refusing to replace a folder that holds a folder {}; choose another folder or "
+          "remove it",
+          path.string(), entry.path().filename().string());
+}
+
 AtomicFolder::AtomicFolder(fs::path path, std::string mark)
-    : path_(resolved(path)), mark_(std::move(mark)), temporary_(beside(path_)) {
+    : path_(resolved(path)), mark_(std::move(mark)) {
   check_replaceable(path_, mark_);
   std::error_code error;
   fs::create_directories(parent_of(path_), error);
-  remove_leftovers(path_);
-  if (!error) fs::create_directory(temporary_, error);
   check(!error, "write", "{}: {}", path_.string(), error.message());
-  lock_ = ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  lock(lock_);
+  Partial partial = make_partial(path_, create_folder);
+  temporary_ = std::move(partial.path);
+  lock_ = partial.fd;
 }
 
 AtomicFolder::~AtomicFolder() {

@@ -50,13 +50,17 @@ class AtomicFile {
   int fd_ = -1;
 };
 
+// Throws the Error that AtomicFolder(path, mark) would throw now, so that a command can fail before
+// its work rather than after it. Only an empty folder or an earlier result, one that holds the file
+// `mark` and no folders, may be replaced; and a folder of this name must be possible there at all.
+void check_replaceable(const fs::path& path, const std::string& mark);
+
 // A folder that is filled beside its final name and takes it in commit(). An existing folder is
-// replaced whole, but only an empty one or an earlier result: one that holds the file `mark` and no
-// folders. Anything else is an Error, at once and again in commit(). What a killed process left
+// replaced whole; check_replaceable holds at once and again in commit(). What a killed process left
 // unfinished under this name is removed.
 class AtomicFolder {
  public:
-  explicit AtomicFolder(fs::path path, std::string mark = "config.json");
+  AtomicFolder(fs::path path, std::string mark);
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
   ~AtomicFolder();

@@ -1,33 +1,14 @@
-// What the tests of this room share: a folder that vanishes, and safetensors files made by hand
-// (also wrong ones).
+// What the tests of this room share: golden files, and safetensors files made by hand (also wrong
+// ones).
 #pragma once
-
-#include <gtest/gtest.h>
 
 #include <cstring>
 #include <string>
 
 #include "checkpoint/checkpoint.h"
-#include "core/error.h"
+#include "core/scratch.h"
 
 namespace qad::checkpoint {
-
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::string pattern = (fs::temp_directory_path() / "qad-test-XXXXXX").string();
-    if (::mkdtemp(pattern.data()) == nullptr) fail("test", "mkdtemp: {}", std::strerror(errno));
-    path_ = pattern;
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  ~ScratchFolder() { fs::remove_all(path_); }
-  const fs::path& path() const { return path_; }
-  fs::path operator/(const fs::path& name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
 
 inline fs::path golden(const std::string& name) {
   return fs::path(QAD_SOURCE_DIR) / "tests/golden/checkpoint" / name;
@@ -51,17 +32,6 @@ inline std::string safetensors_file(const std::string& header, std::size_t data_
   file += header;
   for (std::size_t i = 0; i < data_bytes; ++i) file += static_cast<char>(i);
   return file;
-}
-
-// The message of the Error that `f` throws; empty when it throws none.
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return {};
 }
 
 }  // namespace qad::checkpoint

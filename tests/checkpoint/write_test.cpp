@@ -65,7 +65,9 @@ TEST(WriteFolder, IsReadBack) {
   EXPECT_EQ(c.at("a.weight").shape, (std::vector<std::int64_t>{2, 3}));
   EXPECT_EQ(values(c.at("scalar")), std::vector<float>{42});
   EXPECT_EQ(c.at("c.empty").elements(), 0);
+  EXPECT_EQ(c.at("a.weight").stored_bytes, 24);
   EXPECT_EQ(read_text(scratch / "m/tokenizer.json"), "{}");
+  EXPECT_EQ(read_json(scratch / "m/.qad")["producer"], "qad");
   EXPECT_EQ(read_text(scratch / "m/config.json"),
             "{\n  \"model_type\": \"llama\",\n  \"hidden_size\": 4\n}\n");
 }
@@ -154,7 +156,7 @@ TEST(WriteFolder, RefusesNamesThatCollide) {
   };
   EXPECT_THAT(error_with([](OutFolder& o) { o.tensors.push_back(bytes("a.odd", 1)); }),
               HasSubstr("a.odd is to be"));
-  for (const char* name : {"config.json", "../x", "", "..", "model.safetensors"})
+  for (const char* name : {"config.json", ".qad", "../x", "", "..", "model.safetensors"})
     EXPECT_THAT(error_with([&](OutFolder& o) { o.files.emplace_back(name, ""); }),
                 HasSubstr("cannot write a further file"))
         << name;
@@ -174,6 +176,37 @@ TEST(WriteFolder, AFailureLeavesTheOldFolder) {
   EXPECT_THAT(error_of([&] { write_folder(scratch / "m", out); }), HasSubstr("no value"));
   EXPECT_EQ(open(scratch / "m").config["hidden_size"], 4);
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch.path()), fs::directory_iterator()), 1);
+}
+
+TEST(WriteFolder, NeverReplacesAModelThatItDidNotWrite) {
+  const ScratchFolder scratch;
+  fs::create_directory(scratch / "m");
+  write_file(scratch / "m/config.json", "{}");
+  EXPECT_THAT(error_of([&] { write_folder(scratch / "m", small_folder()); }),
+              HasSubstr("no .qad in it); choose another folder or remove it"));
+  EXPECT_EQ(read_text(scratch / "m/config.json"), "{}");
+  EXPECT_FALSE(fs::exists(scratch / "m/model.safetensors"));
+}
+
+TEST(WriteFolder, TargetsThatTouchTheSourceAreRefused) {
+  const ScratchFolder scratch;
+  write_folder(scratch / "m", small_folder());  // ours: only that it is read speaks against it
+  fs::create_directory_symlink(scratch / "m", scratch / "link");
+  fs::create_directory(scratch / "bins");
+  write_file(scratch / "bins/a.gguf", "x");
+  const auto refusal = [&](const char* out, const char* source) {
+    return error_of([&] { check_writable_target(scratch / out, scratch / source); });
+  };
+  for (const char* out : {"m", "m/", "link", "bins/../m", "m/out", "link/deep/out"})
+    EXPECT_THAT(refusal(out, "m"), HasSubstr("which is read; choose")) << out;
+  EXPECT_THAT(refusal("m", "link"), HasSubstr("which is read; choose"));
+  EXPECT_THAT(refusal("bins/a.gguf", "bins/a.gguf"), HasSubstr("which is read; choose"));
+  EXPECT_THAT(refusal("bins", "bins/a.gguf"), HasSubstr("would be replaced"));
+  EXPECT_THAT(refusal("bins", "m"), HasSubstr("no .qad in it"));
+  EXPECT_THAT(refusal("bins/a.gguf/out", "m"), HasSubstr("is not a folder"));
+  EXPECT_EQ(refusal("bins/out", "bins/a.gguf"), "");
+  EXPECT_EQ(refusal("m", "bins/a.gguf"), "");
+  EXPECT_EQ(refusal("m2", "m"), "");
 }
 
 TEST(WriteFolder, AFullDiskLeavesTheOldFolder) {

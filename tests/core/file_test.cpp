@@ -6,10 +6,10 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <cstring>
 #include <set>
+#include <vector>
 
-#include "core/error.h"
+#include "core/scratch.h"
 
 namespace qad {
 namespace {
@@ -19,32 +19,16 @@ using testing::UnorderedElementsAre;
 
 class FileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "qad-test-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
   fs::path at(const std::string& name) const { return folder_ / name; }
   std::set<std::string> names() const {
     std::set<std::string> found;
-    for (const auto& entry : fs::directory_iterator(folder_)) found.insert(entry.path().filename());
+    for (const auto& entry : fs::directory_iterator(folder_.path()))
+      found.insert(entry.path().filename());
     return found;
   }
 
-  fs::path folder_;
+  const ScratchFolder folder_;
 };
-
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return {};
-}
 
 // Runs `f` in a child process and returns its wait status.
 template <class F>
@@ -66,9 +50,11 @@ void limit_file_size(rlim_t bytes) {
   ::setrlimit(RLIMIT_FSIZE, &limit);
 }
 
+constexpr const char* kMark = ".mark";
+
 void save(const fs::path& path, const std::string& content) {
-  AtomicFolder folder(path);
-  write_file(folder.path() / "config.json", content);
+  AtomicFolder folder(path, kMark);
+  write_file(folder.path() / kMark, content);
   folder.commit();
 }
 
@@ -84,7 +70,7 @@ TEST_F(FileTest, MapsWhatWasWritten) {
 
 TEST_F(FileTest, OpeningNamesPathAndReason) {
   EXPECT_THAT(error_of([&] { MappedFile(at("none")); }), HasSubstr("none: No such file"));
-  EXPECT_THAT(error_of([&] { MappedFile{folder_}; }), HasSubstr("not a regular file"));
+  EXPECT_THAT(error_of([&] { MappedFile{folder_.path()}; }), HasSubstr("not a regular file"));
   ASSERT_EQ(::mkfifo(at("pipe").c_str(), 0600), 0);
   EXPECT_THAT(error_of([&] { MappedFile(at("pipe")); }), HasSubstr("not a regular file"));
 }
@@ -118,12 +104,12 @@ TEST_F(FileTest, AFolderTakesItsNameWhole) {
   save(at("m"), "1");
   write_file(at("m/stale"), "x");
   save(at("m/"), "2");
-  EXPECT_EQ(read_text(at("m/config.json")), "2");
+  EXPECT_EQ(read_text(at("m/.mark")), "2");
   EXPECT_FALSE(fs::exists(at("m/stale")));
   EXPECT_THAT(names(), UnorderedElementsAre("m"));
-  { AtomicFolder folder(at("m")); }
-  { AtomicFolder folder(at("deep/er/m")); }
-  EXPECT_EQ(read_text(at("m/config.json")), "2");
+  { AtomicFolder folder(at("m"), kMark); }
+  { AtomicFolder folder(at("deep/er/m"), kMark); }
+  EXPECT_EQ(read_text(at("m/.mark")), "2");
   EXPECT_THAT(names(), UnorderedElementsAre("deep", "m"));
 }
 
@@ -132,7 +118,7 @@ TEST_F(FileTest, AFolderBehindALinkIsReplacedThere) {
   fs::create_directory_symlink(at("disk"), at("link"));
   save(at("link"), "1");
   EXPECT_TRUE(fs::is_symlink(at("link")));
-  EXPECT_EQ(read_text(at("disk/config.json")), "1");
+  EXPECT_EQ(read_text(at("disk/.mark")), "1");
 }
 
 TEST_F(FileTest, RefusesToReplaceWhatIsNoResult) {
@@ -140,57 +126,81 @@ TEST_F(FileTest, RefusesToReplaceWhatIsNoResult) {
   save(at("home"), "an empty folder may be replaced");
   fs::create_directory(at("other"));
   write_file(at("other/thesis.txt"), "x");
-  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("other")); }),
-              HasSubstr("no config.json in it"));
+  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("other"), kMark); }),
+              HasSubstr("no .mark in it"));
   fs::create_directory(at("home/.git"));
-  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("home")); }), HasSubstr("holds a folder .git"));
+  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("home"), kMark); }),
+              HasSubstr("holds a folder .git"));
   write_file(at("file"), "x");
-  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("file")); }), HasSubstr("in the way"));
+  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("file"), kMark); }), HasSubstr("in the way"));
 
-  AtomicFolder late(at("late"));
+  AtomicFolder late(at("late"), kMark);
   fs::create_directory(at("late"));
   write_file(at("late/thesis.txt"), "x");
-  EXPECT_THAT(error_of([&] { late.commit(); }), HasSubstr("no config.json in it"));
+  EXPECT_THAT(error_of([&] { late.commit(); }), HasSubstr("no .mark in it"));
   EXPECT_EQ(read_text(at("late/thesis.txt")), "x");
   EXPECT_EQ(read_text(at("other/thesis.txt")), "x");
 }
 
-TEST_F(FileTest, AnotherMarkMayBeNamed) {
-  fs::create_directory(at("state"));
-  write_file(at("state/trainer.json"), "{}");
-  EXPECT_THAT(error_of([&] { AtomicFolder folder(at("state")); }), HasSubstr("no config.json"));
-  AtomicFolder folder(at("state"), "trainer.json");
-  write_file(folder.path() / "trainer.json", "new");
-  folder.commit();
-  EXPECT_EQ(read_text(at("state/trainer.json")), "new");
+TEST_F(FileTest, WhatCannotBecomeAFolderIsRefusedBeforeTheWork) {
+  write_file(at("file"), "x");
+  EXPECT_THAT(error_of([&] { check_replaceable(at("file/deep/m"), kMark); }),
+              HasSubstr("file is not a folder"));
+  EXPECT_THAT(error_of([&] { check_replaceable("/proc", kMark); }), HasSubstr("is a mount point"));
+  fs::create_directories(at("odd/.mark"));
+  EXPECT_THAT(error_of([&] { check_replaceable(at("odd"), kMark); }), HasSubstr("no .mark in it"));
+  EXPECT_EQ(error_of([&] { check_replaceable(at("new/deep/m"), kMark); }), "");
+  save(at("m"), "1");
+  EXPECT_EQ(error_of([&] { check_replaceable(at("m"), kMark); }), "");
+  EXPECT_THAT(names(), UnorderedElementsAre("file", "m", "odd"));
 }
 
 TEST_F(FileTest, AKilledSaveLeavesTheOldFolderAndIsSweptUpLater) {
   save(at("m"), "old");
   const int status = in_child([&] {
-    AtomicFolder folder(at("m"));
-    write_file(folder.path() / "config.json", "new");
+    AtomicFolder folder(at("m"), kMark);
+    write_file(folder.path() / kMark, "new");
     AtomicFile half(folder.path() / "model.safetensors");
     half.write("half");
     ::kill(::getpid(), SIGKILL);
   });
   ASSERT_TRUE(WIFSIGNALED(status));
-  EXPECT_EQ(read_text(at("m/config.json")), "old");
+  EXPECT_EQ(read_text(at("m/.mark")), "old");
   EXPECT_EQ(names().size(), 2u) << "the killed process's partial folder is what this test is about";
 
   save(at("m"), "newer");
-  EXPECT_EQ(read_text(at("m/config.json")), "newer");
+  EXPECT_EQ(read_text(at("m/.mark")), "newer");
   EXPECT_THAT(names(), UnorderedElementsAre("m"));
 }
 
 TEST_F(FileTest, ALiveProcessKeepsItsPartialFolder) {
-  AtomicFolder mine(at("m"));
-  write_file(mine.path() / "config.json", "mine");
+  AtomicFolder mine(at("m"), kMark);
+  write_file(mine.path() / kMark, "mine");
   EXPECT_EQ(in_child([&] { save(at("m"), "theirs"); }), 0);
-  EXPECT_EQ(read_text(at("m/config.json")), "theirs");
+  EXPECT_EQ(read_text(at("m/.mark")), "theirs");
   mine.commit();
-  EXPECT_EQ(read_text(at("m/config.json")), "mine");
+  EXPECT_EQ(read_text(at("m/.mark")), "mine");
   EXPECT_THAT(names(), UnorderedElementsAre("m"));
+}
+
+// Each save looks for leftovers while others have just made, or are about to rename, their own.
+TEST_F(FileTest, ProcessesThatWriteOneNameLeaveEachOtherAlone) {
+  std::vector<pid_t> children;
+  for (int i = 0; i < 4; ++i) {
+    children.push_back(::fork());
+    if (children.back() != 0) continue;
+    const std::string error = error_of([&] {
+      for (int n = 0; n < 100; ++n) write_file(at("a"), "x");
+      for (int n = 0; n < 100; ++n) AtomicFolder(at("m"), kMark);
+    });
+    ::_exit(error.empty() ? 0 : 1);
+  }
+  for (const pid_t child : children) {
+    int status = -1;
+    ::waitpid(child, &status, 0);
+    EXPECT_EQ(status, 0);
+  }
+  EXPECT_THAT(names(), UnorderedElementsAre("a"));
 }
 
 }  // namespace
