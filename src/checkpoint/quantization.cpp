@@ -82,8 +82,8 @@ Quantization read_quantization(const Json& quantization) {
   if (const auto it = quantization.find("producer"); it != quantization.end() && it->is_object())
     q.producer = text_or_empty(*it, "name");
   if (const auto it = quantization.find("group_size"); it != quantization.end()) {
-    check(it->is_number_integer(), kOperation, "expected a number under \"group_size\", found {}",
-          it->dump());
+    check(it->is_number_integer() && *it >= 0 && *it <= INT32_MAX, kOperation,
+          "expected a whole number under \"group_size\", found {}", it->dump());
     q.group_size = it->get<int>();
   }
   if (const auto it = quantization.find("exclude_modules"); it != quantization.end()) {

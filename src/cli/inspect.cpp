@@ -17,18 +17,12 @@ struct Options {
 };
 
 Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config) {
-  std::int64_t parameters = 0, bytes = 0;
-  models::Model model = models::build(config);
-  for (const models::Parameter* p : models::parameters(model)) {
-    std::int64_t rows = 0;
-    for (const models::Part& part : p->parts) rows += part.rows;
-    parameters += rows * (p->value.dim() > 1 ? p->value.size(1) : 1);
-  }
+  std::int64_t bytes = 0;
   Json tensors = Json::array();
   std::map<std::string, std::int64_t> types;
   for (const auto& [name, t] : c.tensors) {
     const std::string type = t.stored_as.empty() ? std::string(name_of(t.dtype)) : t.stored_as;
-    bytes += static_cast<std::int64_t>(t.raw.size());
+    bytes += t.stored_bytes;
     types[type] += 1;
     tensors.push_back({{"name", name}, {"dtype", type}, {"shape", t.shape}});
   }
@@ -36,7 +30,7 @@ Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config
   j["path"] = c.path.string();
   j["format"] = c.format;
   j["architecture"] = config.architecture;
-  j["parameters"] = parameters;
+  j["parameters"] = models::parameter_count(config);
   j["bytes"] = bytes;
   j["layers"] = config.layers.size();
   j["hidden_size"] = config.hidden;

@@ -8,13 +8,6 @@ namespace {
 
 constexpr std::int64_t kFloat = 4;
 
-std::int64_t parameter_count(const models::ModelConfig& config) {
-  models::Model model = models::build(config);
-  std::int64_t count = 0;
-  for (const models::Parameter* p : models::parameters(model)) count += p->value.numel();
-  return count;
-}
-
 // Floats a token that the operators save between forward and backward (save_for_backward in
 // src/ops): both norms their input, each linear its (quantised) input, attention the rotated q, k,
 // v and a log-sum-exp a head, SwiGLU its input; q/k norms their input besides.
@@ -42,7 +35,7 @@ std::int64_t MemoryPlan::total() const {
 
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, std::int64_t epoch_tokens) {
-  const std::int64_t n = parameter_count(student) * kFloat;
+  const std::int64_t n = models::parameter_count(student) * kFloat;
   const std::int64_t step_tokens = config.batch_sequences * config.seq_len;
   const std::int64_t micro = config.micro_sequences > 0
                                  ? std::min(config.micro_sequences, config.batch_sequences)
@@ -55,7 +48,8 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("student", n);
   plan.bytes.emplace_back("master weights", n);
   plan.bytes.emplace_back("AdamW moments", 2 * n);
-  if (teacher != nullptr) plan.bytes.emplace_back("teacher", parameter_count(*teacher) * kFloat);
+  if (teacher != nullptr)
+    plan.bytes.emplace_back("teacher", models::parameter_count(*teacher) * kFloat);
   plan.bytes.emplace_back("activations", activations);
   // The head's gradient is there before the backward pass begins; the others come as activations
   // go. A tied embedding's own gradient is one more of that size at the end. Micro-batches after

@@ -165,4 +165,11 @@ std::vector<const Linear*> linears(const Model& model) {
   return out;
 }
 
+std::int64_t parameter_count(const ModelConfig& config) {
+  const Model model = build(config);
+  std::int64_t count = 0;
+  for (const Parameter* p : parameters(model)) count += p->value.numel();
+  return count;
+}
+
 }  // namespace qad::models

@@ -3,6 +3,7 @@
 // implemented is an Error.
 #include "models/config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -11,6 +12,11 @@ namespace qad::models {
 namespace {
 
 constexpr std::string_view kOperation = "parse_config";
+
+// Far above any model, and low enough that no product of two sizes, nor the sum over all layers,
+// leaves 63 bits.
+constexpr std::int64_t kMostWidth = 1 << 20, kMostVocabulary = 1 << 24, kMostLayers = 10'000;
+constexpr std::int64_t kMostPositions = std::int64_t{1} << 31;
 
 const Json* find(const Json& json, const char* key) {
   const auto it = json.find(key);
@@ -30,12 +36,13 @@ std::int64_t integer(const Json& json, const char* key, std::int64_t least, std:
   return n;
 }
 
-std::int64_t size(const Json& json, const char* key) {
-  return integer(json, key, 1, std::int64_t{1} << 31);
+std::int64_t size(const Json& json, const char* key, std::int64_t most = kMostWidth) {
+  return integer(json, key, 1, most);
 }
 
-std::int64_t size_or(const Json& json, const char* key, std::int64_t fallback) {
-  return find(json, key) ? size(json, key) : fallback;
+std::int64_t size_or(const Json& json, const char* key, std::int64_t fallback,
+                     std::int64_t most = kMostWidth) {
+  return find(json, key) ? size(json, key, most) : fallback;
 }
 
 double number_or(const Json& json, const char* key, double fallback) {
@@ -68,11 +75,12 @@ std::string text_or(const Json& json, const char* key, const char* fallback) {
 std::vector<std::int64_t> token_ids(const Json& json, const char* file, const char* key) {
   std::vector<std::int64_t> ids;
   const Json list = json.is_array() ? json : Json::array({json});
-  for (const Json& id : list) {
-    check(id.is_number_integer(), kOperation, "{}: {}: expected a token id or a list, found {}",
-          file, key, json.dump());
-    ids.push_back(id.get<std::int64_t>());
-  }
+  const auto odd = [&](const Json& id) {
+    return !id.is_number_integer() || id < 0 || id > INT32_MAX;
+  };
+  check(!list.empty() && std::none_of(list.begin(), list.end(), odd), kOperation,
+        "{}: {}: expected a token id or a list of them, found {}", file, key, json.dump());
+  for (const Json& id : list) ids.push_back(id.get<std::int64_t>());
   return ids;
 }
 
@@ -115,7 +123,8 @@ Rope parse_rope(const Json& config, std::int64_t max_positions) {
   }
   rope.original_max_position =
       size_or(scaling, "original_max_position_embeddings",
-              size_or(config, "original_max_position_embeddings", max_positions));
+              size_or(config, "original_max_position_embeddings", max_positions, kMostPositions),
+              kMostPositions);
   check(find(scaling, "factor"), kOperation, "config.json: rope_type {}: expected a factor", type);
   rope.factor = number_or(scaling, "factor", 1);
   if (rope.kind == Rope::Kind::llama3) {
@@ -149,23 +158,30 @@ void reject_sliding_window(const Json& config, const ModelConfig& model) {
     const auto it = config.find("sliding_window");
     const bool unlimited = it != config.end() && it->is_null();
     const std::int64_t window =
-        unlimited ? model.max_positions : size_or(config, "sliding_window", 4096);
+        unlimited ? model.max_positions : size_or(config, "sliding_window", 4096, kMostPositions);
     check(window >= model.max_positions, kOperation,
           "config.json: sliding_window: only full attention is supported (null, or at least "
           "max_position_embeddings = {}), found {}{}",
           model.max_positions, window, it == config.end() ? " by default" : "");
   }
-  if (const Json* types = find(config, "layer_types"))
+  if (const Json* types = find(config, "layer_types")) {
+    check(types->is_array(), kOperation, "config.json: layer_types: expected a list, found {}",
+          types->dump());
     for (const Json& type : *types)
       check(type == "full_attention", kOperation,
             "config.json: layer_types: only \"full_attention\" is supported, found {}",
             type.dump());
+  }
 }
 
 std::string find_architecture(const Json& config) {
   const Json* list = find(config, "architectures");
-  if (list && list->is_array() && !list->empty() && list->front().is_string())
-    return list->front().get<std::string>();
+  check(list == nullptr ||
+            (list->is_array() && std::all_of(list->begin(), list->end(),
+                                             [](const Json& name) { return name.is_string(); })),
+        kOperation, "config.json: architectures: expected a list of names, found {}",
+        list ? list->dump() : "");
+  if (list && !list->empty()) return list->front().get<std::string>();
   const std::string type = text_or(config, "model_type", "");
   if (type == "llama") return "LlamaForCausalLM";
   if (type == "mistral") return "MistralForCausalLM";
@@ -178,6 +194,8 @@ std::string find_architecture(const Json& config) {
 
 ModelConfig parse_config(const Json& config, const Json& generation_config) {
   check(config.is_object(), kOperation, "config.json: expected an object");
+  check(generation_config.is_null() || generation_config.is_object(), kOperation,
+        "generation_config.json: expected an object");
   ModelConfig model;
   model.architecture = find_architecture(config);
   model.model_type = text_or(config, "model_type", "");
@@ -194,9 +212,11 @@ ModelConfig parse_config(const Json& config, const Json& generation_config) {
         "config.json: hidden_act: only silu is supported, found {}", activation);
 
   model.hidden = size(config, "hidden_size");
-  model.vocabulary = size(config, "vocab_size");
-  model.max_positions = size_or(config, "max_position_embeddings", 2048);
+  model.vocabulary = size(config, "vocab_size", kMostVocabulary);
+  model.max_positions = size_or(config, "max_position_embeddings", 2048, kMostPositions);
   model.norm_eps = number_or(config, "rms_norm_eps", 1e-6);
+  check(model.norm_eps < 1, kOperation,
+        "config.json: rms_norm_eps: expected a number below 1, found {}", model.norm_eps);
   model.tied = boolean_or(config, "tie_word_embeddings", false);
   model.rope = parse_rope(config, model.max_positions);
   reject_sliding_window(config, model);
@@ -219,6 +239,9 @@ ModelConfig parse_config(const Json& config, const Json& generation_config) {
   check(attention.head_dim % 2 == 0, kOperation,
         "config.json: head_dim: rotary embedding needs an even number, found {}",
         attention.head_dim);
+  check(attention.heads * attention.head_dim <= kMostWidth, kOperation,
+        "config.json: num_attention_heads: expected at most {} rows, found {} heads of {}",
+        kMostWidth, attention.heads, attention.head_dim);
   const bool bias = (llama || qwen3) && boolean_or(config, "attention_bias", false);
   attention.qkv_bias = qwen2 || bias;
   attention.output_bias = bias;
@@ -226,14 +249,14 @@ ModelConfig parse_config(const Json& config, const Json& generation_config) {
 
   const MlpConfig mlp{size(config, "intermediate_size"),
                       llama && boolean_or(config, "mlp_bias", false)};
-  model.layers.assign(static_cast<std::size_t>(integer(config, "num_hidden_layers", 1, 10'000)),
+  model.layers.assign(static_cast<std::size_t>(size(config, "num_hidden_layers", kMostLayers)),
                       LayerConfig{attention, mlp});
 
   if (const Json* bos = find(config, "bos_token_id"))
-    model.bos = token_ids(*bos, "config.json", "bos_token_id").at(0);
+    model.bos = token_ids(*bos, "config.json", "bos_token_id").front();
   if (const Json* eos = find(config, "eos_token_id"))
     model.eos = token_ids(*eos, "config.json", "eos_token_id");
-  if (generation_config.is_object())
+  if (!generation_config.is_null())
     if (const Json* eos = find(generation_config, "eos_token_id"))
       model.eos = token_ids(*eos, "generation_config.json", "eos_token_id");
   return model;

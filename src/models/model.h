@@ -119,6 +119,8 @@ std::vector<const Linear*> linears(const Model& model);
 // Builds from config alone: names and shapes (values are meta tensors, without storage), for
 // inspection and planning.
 Model build(const ModelConfig& config);
+// Values in all parameters; a tied head's are the embedding's.
+std::int64_t parameter_count(const ModelConfig& config);
 // Reads a checkpoint: plain weights, or NVFP4 ones dequantised with LinearQuant set, so that
 // forward() does what the deployed kernel does. Throws Error for missing, extra or misshapen
 // tensors and non-finite values, naming each. A tied model's own lm_head.weight must equal the

@@ -179,7 +179,7 @@ std::vector<std::string> problems(const Checkpoint& c) {
       if (auto bad = read_finite(tensor, values.data()); !bad.empty())
         found.push_back(std::move(bad));
     }
-  } catch (const Error& e) {
+  } catch (const std::exception& e) {  // a report says what stopped it
     found.push_back(e.what());
   }
   return found;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "models/model.h"
 
 namespace qad::models {
 namespace {
@@ -72,6 +73,25 @@ TEST(Config, GenerationConfigOverridesEos) {
   EXPECT_THAT(parse("{}", Json::parse(R"({"eos_token_id": null})")).eos, ElementsAre(2));
 }
 
+TEST(Config, OddGenerationConfigIsAnErrorThatNamesIt) {
+  for (const char* text : {"5", R"({"eos_token_id": []})", R"({"eos_token_id": {}})"}) {
+    try {
+      parse("{}", Json::parse(text));
+      FAIL() << text;
+    } catch (const Error& e) {
+      EXPECT_THAT(e.what(), HasSubstr("generation_config.json: ")) << text;
+    }
+  }
+}
+
+// The largest sizes that are accepted: what is counted from them must fit.
+TEST(Config, LargestModelCanBeCounted) {
+  const ModelConfig c = parse(R"({"hidden_size": 1048576, "vocab_size": 16777216,
+      "intermediate_size": 1048576, "num_hidden_layers": 10000, "num_key_value_heads": 4})");
+  const std::int64_t h = 1 << 20, layer = 7 * h * h + 2 * h;
+  EXPECT_EQ(parameter_count(c), 2 * (std::int64_t{1} << 24) * h + h + 10'000 * layer);
+}
+
 TEST(Config, WhatWouldChangeTheFunctionIsRefused) {
   const std::pair<const char*, const char*> cases[] = {
       {R"({"architectures": ["GPT2LMHeadModel"]})", "GPT2LMHeadModel"},
@@ -93,7 +113,38 @@ TEST(Config, WhatWouldChangeTheFunctionIsRefused) {
       {R"({"num_attention_heads": 6})", "expected a multiple of num_attention_heads 6"},
       {R"({"head_dim": 15})", "head_dim: rotary embedding needs an even number"},
       {R"({"eos_token_id": "2"})", "eos_token_id"},
+      {R"({"eos_token_id": []})", "eos_token_id: expected a token id or a list of them, found []"},
+      {R"({"bos_token_id": []})", "bos_token_id: expected a token id or a list of them, found []"},
+      {R"({"bos_token_id": {"id": 1}})", "bos_token_id"},
+      {R"({"bos_token_id": [1, "2"]})", "bos_token_id"},
+      {R"({"bos_token_id": -1})", "found -1"},
+      {R"({"bos_token_id": 18446744073709551615})", "found 18446744073709551615"},
       {R"({"tie_word_embeddings": 1})", "tie_word_embeddings: expected true or false"},
+      {R"({"architectures": 5})", "architectures: expected a list of names, found 5"},
+      {R"({"architectures": [5]})", "architectures: expected a list of names, found [5]"},
+      {R"({"model_type": 5})", "model_type: expected a string, found 5"},
+      {R"({"hidden_act": ["silu"]})", "hidden_act: expected a string"},
+      {R"({"layer_types": 5})", "layer_types: expected a list, found 5"},
+      {R"({"layer_types": [5]})", "layer_types: only \"full_attention\" is supported, found 5"},
+      {R"({"rope_scaling": "linear"})", "rope_scaling: expected an object, found \"linear\""},
+      {R"({"rope_scaling": {"type": 5}})", "type: expected a string, found 5"},
+      {R"({"rope_scaling": {"type": "linear", "factor": [4]}})", "factor: expected a number"},
+      {R"({"rope_theta": "1e4"})", "rope_theta: expected a number, found \"1e4\""},
+      {R"({"rope_theta": 0})", "rope_theta: expected a positive number"},
+      {R"({"rms_norm_eps": "1e-5"})", "rms_norm_eps: expected a number, found \"1e-5\""},
+      {R"({"rms_norm_eps": 0})", "rms_norm_eps: expected a positive number, found 0"},
+      {R"({"rms_norm_eps": -1e-5})", "rms_norm_eps: expected a positive number"},
+      {R"({"rms_norm_eps": 1})", "rms_norm_eps: expected a number below 1, found 1"},
+      {R"({"num_attention_heads": 0})", "num_attention_heads: expected 1 to"},
+      {R"({"num_key_value_heads": 0})", "num_key_value_heads: expected 1 to"},
+      {R"({"num_hidden_layers": 0})", "num_hidden_layers: expected 1 to"},
+      {R"({"num_hidden_layers": 2000000000})", "num_hidden_layers: expected 1 to"},
+      {R"({"head_dim": 0})", "head_dim: expected 1 to"},
+      {R"({"hidden_size": 64.5})", "hidden_size: expected a whole number, found 64.5"},
+      {R"({"hidden_size": 2147483648})", "hidden_size: expected 1 to"},
+      {R"({"vocab_size": [100]})", "vocab_size: expected a whole number, found [100]"},
+      {R"({"intermediate_size": 9223372036854775807})", "intermediate_size: expected 1 to"},
+      {R"({"head_dim": 1048576})", "num_attention_heads: expected at most 1048576 rows"},
   };
   for (const auto& [patch, message] : cases) {
     try {

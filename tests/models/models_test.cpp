@@ -150,6 +150,24 @@ const Broken kBroken[] = {
 INSTANTIATE_TEST_SUITE_P(Models, BadCheckpoint, ::testing::ValuesIn(kBroken),
                          [](const auto& info) { return std::string(info.param.what); });
 
+TEST(Problems, ReportWhateverStopsThem) {
+  auto c = checkpoint::open(kGolden / "llama");
+  auto& t = c.tensors.begin()->second;
+  t.read = std::make_shared<const std::function<void(float*)>>(
+      [](float*) { throw std::length_error("odd"); });
+  EXPECT_THAT(problems(c), ::testing::ElementsAre("odd"));
+}
+
+// The golden files hold each parameter once.
+TEST(Build, CountsParameters) {
+  for (const char* name : {"llama", "llama_bias_tied", "qwen2", "qwen3_yarn"}) {
+    const auto c = checkpoint::open(kGolden / name);
+    std::int64_t count = 0;
+    for (const auto& [tensor, t] : c.tensors) count += t.elements();
+    EXPECT_EQ(parameter_count(parse_config(c.config, c.generation_config)), count) << name;
+  }
+}
+
 TEST(Load, IgnoresWhatOldVersionsSaved) {
   auto c = checkpoint::open(kGolden / "qwen2");  // tied
   c.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = c.tensors.at("model.norm.weight");
