@@ -12,6 +12,7 @@
 namespace qad::distill {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 TrainConfig tiny_train() {
@@ -26,8 +27,18 @@ TrainConfig tiny_train() {
   return c;
 }
 
+std::string error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
 struct Outcome {
   TrainResult result;
+  std::vector<std::int64_t> started;
   std::vector<StepInfo> steps;
   std::vector<at::Tensor> masters, values;
 };
@@ -40,6 +51,10 @@ Outcome run(Pair& pair, const TrainConfig& config, std::int64_t stop_after = -1,
   Trainer trainer(pair.student, masters, with_teacher ? &pair.teacher : nullptr, pair.policy,
                   config);
   Callbacks callbacks;
+  callbacks.started = [&](std::int64_t steps_done) {
+    EXPECT_TRUE(out.steps.empty());
+    out.started.push_back(steps_done);
+  };
   callbacks.step = [&](const StepInfo& s) { out.steps.push_back(s); };
   callbacks.stop = [&] { return out.steps.back().step == stop_after; };
   out.result = trainer.train(random_stream(), random_batches(), callbacks);
@@ -108,7 +123,7 @@ TEST(Trainer, ValuesAreWhatWouldBeShipped) {
     for (models::Linear* l : models::linears(pair.student))
       if (&l->weight == parameters[i]) quant = l->quant.get();
     at::Tensor expected = at::empty_like(r.masters[i]);
-    quantize::shipped_value(r.masters[i], quant, pair.policy.global, expected);
+    quantize::shipped_value("w", r.masters[i], quant, pair.policy.global, expected);
     EXPECT_TRUE(at::equal(expected, r.values[i])) << parameters[i]->parts[0].name;
     EXPECT_FALSE(parameters[i]->value.requires_grad());
     quantised += quant != nullptr;
@@ -123,10 +138,12 @@ TEST(Trainer, ResumedEqualsUninterrupted) {
     TrainConfig config = tiny_train();
     config.state_folder = folder.path;
     const Outcome first = run(config, stop);
+    EXPECT_THAT(first.started, ElementsAre(0));
     EXPECT_TRUE(first.result.interrupted);
     EXPECT_EQ(first.result.steps_done, stop);
     const Outcome second = run(config);
     EXPECT_FALSE(second.result.interrupted);
+    EXPECT_THAT(second.started, ElementsAre(stop));
     EXPECT_EQ(second.steps.front().step, stop + 1);
     EXPECT_EQ(second.result.tokens, whole.result.tokens);
     expect_equal(second.masters, whole.masters);
@@ -135,6 +152,7 @@ TEST(Trainer, ResumedEqualsUninterrupted) {
     for (std::size_t i = 0; i < whole.result.validations.size(); ++i)
       EXPECT_EQ(second.result.validations[i].loss, whole.result.validations[i].loss);
     const Outcome third = run(config);  // done already
+    EXPECT_THAT(third.started, ElementsAre(20));
     EXPECT_TRUE(third.steps.empty());
     expect_equal(third.masters, whole.masters);
   }
@@ -153,25 +171,87 @@ TEST(Trainer, AKillWhileSavingLeavesTheResumePointBefore) {
   expect_equal(r.masters, run(tiny_train()).masters);
 }
 
+TEST(Trainer, AnErrorLosesNothingBeforeTheLastValidation) {
+  const Folder folder;
+  TrainConfig config = tiny_train();
+  config.state_folder = folder.path;
+  {
+    Pair pair;
+    Trainer trainer(pair.student, pair.masters, &pair.teacher, pair.policy, config);
+    Callbacks callbacks;
+    callbacks.step = [](const StepInfo& s) {
+      if (s.step == 13) throw std::runtime_error("the disk is full");
+    };
+    EXPECT_THROW(trainer.train(random_stream(), random_batches(), callbacks), std::runtime_error);
+  }
+  const Outcome rest = run(config);
+  EXPECT_THAT(rest.started, ElementsAre(10));
+  expect_equal(rest.masters, run(tiny_train()).masters);
+}
+
+TEST(Trainer, ImpossibleSettingsAreNamed) {
+  const auto refused = [](const char* name, auto&& change) {
+    TrainConfig config = tiny_train();
+    change(config);
+    EXPECT_THAT(error_of([&] { run(config); }), HasSubstr(name));
+  };
+  for (const double bad : {-0.1, 1.0, double{NAN}}) {
+    refused("beta1", [&](TrainConfig& c) { c.beta1 = bad; });
+    refused("beta2", [&](TrainConfig& c) { c.beta2 = bad; });
+  }
+  for (const double bad : {-1.0, 0.0, double{NAN}, double{INFINITY}}) {
+    refused("epsilon", [&](TrainConfig& c) { c.epsilon = bad; });
+    refused("learning_rate", [&](TrainConfig& c) { c.learning_rate = bad; });
+  }
+  for (const double bad : {-0.1, 1.1, double{NAN}})
+    refused("final_fraction", [&](TrainConfig& c) { c.final_fraction = bad; });
+  refused("weight_decay", [](TrainConfig& c) { c.weight_decay = -1; });
+  refused("loss.mse", [](TrainConfig& c) { c.loss.mse = -1; });
+  refused("loss.temperature", [](TrainConfig& c) { c.loss.temperature = 0; });
+  refused("every loss", [](TrainConfig& c) { c.loss.forward_kl = 0; });
+}
+
 TEST(Trainer, AnotherConfigurationOrModelCannotResume) {
   const Folder folder;
   TrainConfig config = tiny_train();
   config.state_folder = folder.path;
   run(config, 3);
-  const auto error_of = [](auto&& f) {
-    try {
-      f();
-    } catch (const Error& e) {
-      return std::string(e.what());
-    }
-    return std::string("no error");
-  };
   TrainConfig other = config;
   other.learning_rate = 1e-3;
   EXPECT_THAT(error_of([&] { run(other); }), HasSubstr("learning_rate was 0.003 and is 0.001"));
   Pair pair;
   pair.masters[0][0][0] += 1;
   EXPECT_THAT(error_of([&] { run(pair, config); }), HasSubstr("model was"));
+
+  Pair taught;  // by a teacher that differs in one norm of one layer
+  taught.teacher.layers[1].mlp_norm->value[3] += 1;
+  EXPECT_THAT(error_of([&] { run(taught, config); }), HasSubstr("teacher was"));
+
+  const auto with = [&](auto&& change) {
+    Pair changed;
+    change(*changed.student.layers[0].mlp);
+    return error_of([&] { run(changed, config); });
+  };
+  EXPECT_THAT(with([](auto& mlp) { mlp.down.quant.reset(); }),
+              HasSubstr("layers.0.mlp.down_proj was"));
+  EXPECT_THAT(with([](auto& mlp) { mlp.down.quant->input_global.reset(); }),
+              HasSubstr("layers.0.mlp.down_proj was"));
+  EXPECT_THAT(with([](auto& mlp) { mlp.down.quant->weight_rule = nvfp4::BlockScale::mse; }),
+              HasSubstr("layers.0.mlp.down_proj was"));
+  Pair amax;
+  amax.policy.global = nvfp4::GlobalScale::amax;
+  EXPECT_THAT(error_of([&] { run(amax, config); }), HasSubstr("quantize.global_scale was"));
+
+  Pair same;
+  auto batches = random_batches();
+  batches[0].weights[0] = 0;
+  Trainer trainer(same.student, same.masters, &same.teacher, same.policy, config);
+  EXPECT_THAT(error_of([&] { trainer.train(random_stream(), batches, {}); }),
+              HasSubstr("validation data was"));
+  const int threads = at::get_num_threads();
+  at::set_num_threads(threads + 1);
+  EXPECT_THAT(error_of([&] { run(config); }), HasSubstr("threads was"));
+  at::set_num_threads(threads);
 }
 
 TEST(Trainer, RestorePutsBackACandidate) {

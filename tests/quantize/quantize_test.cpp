@@ -178,14 +178,31 @@ TEST(Quantize, WeightScaleFollowsAGrowingWeightOnly) {
   quant.weight_global = 0x1p-10f;
   at::Tensor value = at::empty({2, 16}, at::kFloat);
   const auto rule = nvfp4::GlobalScale::pow2;
-  shipped_value(at::full({2, 16}, 0.01, at::kFloat), &quant, rule, value);
+  shipped_value("w", at::full({2, 16}, 0.01, at::kFloat), &quant, rule, value);
   EXPECT_EQ(quant.weight_global, 0x1p-10f);
-  shipped_value(at::full({2, 16}, 2688.0, at::kFloat), &quant, rule, value);
+  shipped_value("w", at::full({2, 16}, 2688.0, at::kFloat), &quant, rule, value);
   EXPECT_EQ(quant.weight_global, 1.0f);
   EXPECT_TRUE(at::equal(value, at::full({2, 16}, 2688.0, at::kFloat)));
   // Unquantised: the nearest BF16 (8 significand bits).
-  shipped_value(at::full({2, 16}, 1 + 0x1p-8 + 0x1p-20, at::kFloat), nullptr, rule, value);
+  shipped_value("w", at::full({2, 16}, 1 + 0x1p-8 + 0x1p-20, at::kFloat), nullptr, rule, value);
   EXPECT_EQ(value.data_ptr<float>()[0], 1 + 0x1p-7f);
+}
+
+TEST(Quantize, AnUnshippableWeightIsNamed) {
+  models::LinearQuant quant;
+  at::Tensor value = at::empty({2, 16}, at::kFloat);
+  const auto error_of = [&](float weight) -> std::string {
+    try {
+      shipped_value("model.layers.3.mlp.down_proj.weight", at::full({2, 16}, weight, at::kFloat),
+                    &quant, nvfp4::GlobalScale::pow2, value);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(error_of(1), "");
+  for (const float bad : {INFINITY, NAN})
+    EXPECT_THAT(error_of(bad), HasSubstr("model.layers.3.mlp.down_proj.weight"));
 }
 
 TEST(Quantize, BetterBlockScalesHaveLessError) {
