@@ -1,11 +1,11 @@
 # LibTorch from the unpacked PyPI wheel, as one imported target. The wheel's own TorchConfig.cmake insists on
 # a CUDA toolkit when the wheel was built with CUDA; a CPU build needs two libraries and the headers.
-set(QAD_TORCH "$ENV{QAD_TORCH}" CACHE PATH "Folder with torch/ of the LibTorch 2.11.0 wheel (see scripts/torch)")
+set(QAD_TORCH "$ENV{QAD_TORCH}" CACHE PATH "Folder with torch/ of the LibTorch 2.11.0 wheel (scripts/setup makes it)")
 if(NOT QAD_TORCH)
   set(QAD_TORCH "$ENV{HOME}/.cache/qad/torch-2.11.0" CACHE PATH "" FORCE)
 endif()
 if(NOT EXISTS "${QAD_TORCH}/torch/lib/libtorch_cpu.so")
-  message(FATAL_ERROR "LibTorch not found in ${QAD_TORCH}: run scripts/torch, or set QAD_TORCH to the folder that holds torch/")
+  message(FATAL_ERROR "LibTorch not found in ${QAD_TORCH}: run scripts/setup, or set QAD_TORCH to the folder that holds torch/")
 endif()
 add_library(torch_cpu INTERFACE)
 target_include_directories(torch_cpu SYSTEM INTERFACE

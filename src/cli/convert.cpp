@@ -29,6 +29,7 @@ void add_convert(CLI::App& app) {
       ->check(CLI::IsMember({"auto", "f32", "bf16"}))
       ->capture_default_str();
   command->callback([o] {
+    checkpoint::check_writable_target(o->out, o->in);
     const checkpoint::Checkpoint source = checkpoint::open(o->in);
     checkpoint::OutFolder folder = checkpoint::unquantized_folder(source, dtype_of(o->dtype));
     folder.files = text::companion_files(source);

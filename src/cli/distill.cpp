@@ -57,10 +57,12 @@ void add_distill(CLI::App& app) {
       return;
     }
     apply({r.device, static_cast<int>(r.threads)});
-    const recipe::Outcome outcome = recipe::run(r, {command_line, o->dry_run});
-    if (o->dry_run) return;
+    if (o->dry_run) {
+      recipe::plan(r);
+      return;
+    }
+    const recipe::Outcome outcome = recipe::run(r, {command_line});
     if (outcome.training.interrupted) throw CLI::RuntimeError(130);
-    recipe::write_report(outcome);
     fmt::print("{}", recipe::summary(outcome));
   });
 }

@@ -44,7 +44,7 @@ void add_evaluate(CLI::App& app) {
   command->add_option("model", o->model, "checkpoint, BF16 or NVFP4")->required();
   command->add_option("--teacher", o->teacher, "checkpoint to compare with (same vocabulary)");
   command->add_option("--data", o->data, ".txt or .jsonl")->required();
-  command->add_option("--seq-len", o->seq_len, "documents are cut to this many tokens")
+  command->add_option("--seq-len", o->seq_len, "documents are scored in pieces of this many tokens")
       ->capture_default_str()
       ->check(CLI::Range(2, 1 << 20));
   command->add_option("--documents", o->documents, "first documents only; 0: all")
@@ -61,9 +61,7 @@ void add_evaluate(CLI::App& app) {
     std::optional<recipe::LoadedModel> teacher;
     if (!o->teacher.empty()) {
       teacher = recipe::load_model(o->teacher);
-      check(teacher->tokenizer.fingerprint() == loaded.tokenizer.fingerprint() &&
-                teacher->model.config.vocabulary == loaded.model.config.vocabulary,
-            "evaluate", "{}: another vocabulary than {}'s", o->teacher, o->model);
+      recipe::check_same_vocabulary("evaluate", *teacher, loaded);
     }
     data::RenderOptions options;
     if (o->mask == "assistant") options.mask = data::Mask::assistant;

@@ -22,10 +22,9 @@ std::vector<text::TokenId> prompt_ids(const Options& o, const text::Tokenizer& t
   if (!o.chat) return tokenizer.encode(o.prompt);
   check(!tokenizer.chat_template.empty(), "generate",
         "{}: the model has no chat template; leave --chat out", o.model);
-  Json variables = tokenizer.special_tokens;
-  variables["messages"] = Json::array({{{"role", "user"}, {"content", o.prompt}}});
-  variables["add_generation_prompt"] = true;
-  return tokenizer.encode(text::ChatTemplate(tokenizer.chat_template).render(variables).text,
+  const Json messages = Json::array({{{"role", "user"}, {"content", o.prompt}}});
+  const text::ChatTemplate chat(tokenizer.chat_template);
+  return tokenizer.encode(chat.render(text::chat_variables(tokenizer, messages, Json(), true)).text,
                           false);
 }
 
@@ -62,8 +61,10 @@ void add_generate(CLI::App& app) {
       fmt::print("{}", text);
       std::fflush(stdout);
     };
-    if (!o->chat) print(o->prompt);
+    bool begun = o->chat;
     generate::generate(loaded.model, prompt, o->sampling, [&](text::TokenId id) {
+      if (!begun) print(o->prompt);
+      begun = true;
       print(stream.next(id));
       return true;
     });

@@ -2,11 +2,14 @@
 // every option.
 #include <malloc.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "ops/allocator.h"
 
 namespace qad::cli {
 
@@ -20,9 +23,13 @@ int run(int argc, char** argv) {
   mallopt(M_TOP_PAD, 64 << 20);
 
   for (int i = 0; i < argc; ++i) {
+    const std::string word = i == 0 ? "qad" : argv[i];
+    const bool plain =
+        !word.empty() && word.find_first_of(" \t\n\"'\\$`*?[]{}()<>|&;#~") == word.npos;
     if (i > 0) command_line += ' ';
-    command_line += i == 0 ? "qad" : argv[i];
+    command_line += plain ? word : "'" + word + "'";
   }
+  ops::install_allocator();
   std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write(), not a death
 
   CLI::App app(
@@ -43,6 +50,8 @@ int run(int argc, char** argv) {
   add_verify(app);
   try {
     app.parse(argc, argv);
+    check(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "write",
+          "standard output: {}; what was printed is incomplete", std::strerror(errno));
     return 0;
   } catch (const CLI::RuntimeError& e) {
     return e.get_exit_code();

@@ -40,13 +40,12 @@ void add_tokenize(CLI::App& app) {
     if (!o->file.empty()) {
       ids = tokenizer.encode(read_text(o->file), !o->no_special);
     } else {
-      Json variables = tokenizer.special_tokens;
-      variables["messages"] = read_json(o->chat);
-      variables["add_generation_prompt"] = o->generation_prompt;
       check(!tokenizer.chat_template.empty(), "tokenize", "{}: the model has no chat template",
             o->model);
-      const std::string rendered =
-          text::ChatTemplate(tokenizer.chat_template).render(variables).text;
+      const std::string rendered = text::ChatTemplate(tokenizer.chat_template)
+                                       .render(text::chat_variables(tokenizer, read_json(o->chat),
+                                                                    Json(), o->generation_prompt))
+                                       .text;
       if (o->text) {
         fmt::print("{}", rendered);
         return;

@@ -78,12 +78,8 @@ Document Renderer::chat(const Json& messages, const Json& tools) const {
 
 text::Rendered Renderer::render(const Json& messages, const Json& tools,
                                 bool generation_prompt) const {
-  Json variables =
-      tokenizer_.special_tokens.is_object() ? tokenizer_.special_tokens : Json(Json::object());
-  variables["messages"] = messages;
-  variables["tools"] = tools;
-  variables["add_generation_prompt"] = generation_prompt;
-  return chat_template_->render(variables);
+  return chat_template_->render(
+      text::chat_variables(tokenizer_, messages, tools, generation_prompt));
 }
 
 // A template without {% generation %}: what message i says lies between the prompt that asks for it

@@ -8,6 +8,12 @@ namespace {
 
 constexpr std::int64_t kFloat = 4;
 
+// The program with LibTorch loaded (116 MiB: VmHWM of `qad inspect`), its data, tokenizer and what
+// calibration leaves (20 MiB, the rest of the demo's peak).
+constexpr std::int64_t kProgram = std::int64_t{136} << 20;
+// What ops/head_loss.h keeps of logits at a time.
+constexpr std::int64_t kLogits = 64 << 20, kLogitTokens = 1024;
+
 // Floats a token that the operators save between forward and backward (save_for_backward in
 // src/ops): both norms their input, each linear its (quantised) input, attention the rotated q, k,
 // v and a log-sum-exp a head, SwiGLU its input; q/k norms their input besides.
@@ -45,6 +51,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const std::int64_t activations = saved_per_token(student) * tokens * kFloat;
 
   MemoryPlan plan;
+  plan.bytes.emplace_back("program and data", kProgram);
   plan.bytes.emplace_back("student", n);
   plan.bytes.emplace_back("master weights", n);
   plan.bytes.emplace_back("AdamW moments", 2 * n);
@@ -58,12 +65,10 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const std::int64_t beside =
       micro < config.batch_sequences ? at_end : std::max(head, at_end - activations);
   plan.bytes.emplace_back("gradients", beside);
-  // Logits of a chunk of tokens (at most 64 MiB, ops/head_loss.h), hidden states and their
-  // gradient.
-  plan.bytes.emplace_back(
-      "loss", std::min<std::int64_t>(
-                  64 << 20, (teacher != nullptr ? 2 : 1) * tokens * student.vocabulary * kFloat) +
-                  3 * tokens * student.hidden * kFloat);
+  // Logits of a chunk of tokens, hidden states and their gradient.
+  const std::int64_t logits =
+      (teacher != nullptr ? 2 : 1) * std::min(tokens, kLogitTokens) * student.vocabulary * kFloat;
+  plan.bytes.emplace_back("loss", std::min(kLogits, logits) + 3 * tokens * student.hidden * kFloat);
   if (config.cache_teacher && teacher != nullptr) {
     const std::int64_t all = config.steps * step_tokens;
     plan.bytes.emplace_back(

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "core/error.h"
@@ -59,8 +60,9 @@ void read(const YAML::Node& n, std::string& out, const std::string& key, const s
 void read(const YAML::Node& n, std::int64_t& out, const std::string& key, const std::string&,
           const std::string& where) {
   out = scalar<std::int64_t>(n, key, "a whole number", where);
-  check(out >= 0, "recipe", "{}: {}: expected a number from 0, found {}", place(n, where), key,
-        out);
+  check(out >= 0 && out <= std::numeric_limits<std::int32_t>::max(), "recipe",
+        "{}: {}: expected a number from 0 to {}, found {}", place(n, where), key,
+        std::numeric_limits<std::int32_t>::max(), out);
 }
 void read(const YAML::Node& n, double& out, const std::string& key, const std::string&,
           const std::string& where) {
@@ -191,6 +193,9 @@ void set_node(Recipe& recipe, const std::string& key, const YAML::Node& value,
   for_each_key(recipe, [&](const char* name, auto& field, const char* words, const char*) {
     if (key != name) return;
     known = true;
+    check(!value.IsNull(), "recipe",
+          "{}: {}: has no value; leave the key out or give one (\"\" is an empty text)",
+          place(value, where), key);
     read(value, field, key, words, where);
   });
   check(known, "recipe", "{}: unknown key \"{}\"{}", place(value, where), key,
@@ -275,10 +280,18 @@ void validate(const Recipe& r) {
   require(r.method == "ptq" || r.train.steps > 0, "train.steps", "must be at least 1");
   require(r.method == "ptq" || r.train.learning_rate > 0, "train.learning_rate",
           "must be more than 0");
+  require(r.train.beta1 < 1 && r.train.beta2 < 1, "train.beta1, train.beta2",
+          "must be less than 1");
+  require(r.train.epsilon > 0, "train.epsilon", "must be more than 0");
+  require(r.train.final_fraction <= 1, "train.final_fraction", "must be at most 1");
+  require(r.calibration.sequences > 0, "calibration.sequences", "must be at least 1");
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");
   require(r.quantize.input_headroom >= 1, "quantize.input_headroom",
           "must be at least 1 (clipping is ruinous)");
   const auto& l = r.loss;
+  require(r.method != "qat" || (l.forward_kl == 1 && l.reverse_kl + l.jensen_shannon + l.mse == 0 &&
+                                l.cross_entropy == 0 && l.temperature == 1),
+          "loss", "method: qat is cross-entropy alone; leave the weights of losses out");
   require(l.forward_kl + l.reverse_kl + l.jensen_shannon + l.mse + l.cross_entropy > 0, "loss",
           "all weights are 0: nothing would be learned");
   require(r.device == "cpu", "device", "cuda: this build has no CUDA plug-in; use device: cpu");

@@ -45,7 +45,7 @@ struct Recipe {
 
   struct {
     std::vector<DataFile> train;
-    std::string validation, test, mask = "all";
+    std::string validation, selection, test, mask = "all";
     bool pack = true, eos = false;
     std::int64_t max_validation_documents = 0, max_test_documents = 0;
   } data;
@@ -103,12 +103,15 @@ void for_each_key(R& r, F&& f) {
     "input scales are made for this multiple of the calibrated maximum");
 
   f("calibration.data", r.calibration.data, "",
-    "file to calibrate input scales on; empty: the training data");
+    "file to calibrate input scales on; empty: the first training file");
   f("calibration.sequences", r.calibration.sequences, "", "sequences used");
   f("calibration.seq_len", r.calibration.seq_len, "", "tokens a sequence; 0: train.seq_len");
 
   f("data.train", r.data.train, "", "a file, or a mixture [{file: a.jsonl, weight: 2}, ...]");
   f("data.validation", r.data.validation, "", "file for choosing the checkpoint");
+  f("data.selection", r.data.selection, "",
+    "held-out file on which the kept checkpoints are evaluated; empty: the validation figures "
+    "decide");
   f("data.test", r.data.test, "", "held-out file for the table BF16 | PTQ | QAD");
   f("data.mask", r.data.mask, "all|assistant", "which tokens count: all, or the assistant's");
   f("data.pack", r.data.pack, "", "several documents in a sequence (they do not see each other)");
@@ -135,7 +138,7 @@ void for_each_key(R& r, F&& f) {
   f("train.validate_every", r.train.validate_every, "",
     "steps between validations; 0: a tenth of the run");
   f("train.keep_best", r.train.keep_best, "",
-    "checkpoints kept by validation loss, evaluated at the end, best one taken");
+    "checkpoints kept by validation loss; the one nearest to the teacher is taken");
   f("train.save_every", r.train.save_every, "",
     "steps between resume points, besides one after each validation and at an interrupt");
   f("train.cache_teacher", r.train.cache_teacher, "",

@@ -6,12 +6,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 
+#include "checkpoint/write.h"
 #include "core/console.h"
 #include "core/error.h"
 #include "data/batches.h"
 #include "generate/generate.h"
 #include "recipe/progress.h"
+#include "recipe/report.h"
 #include "recipe/steps.h"
 
 namespace qad::recipe {
@@ -44,9 +47,7 @@ class InterruptGuard {
 
 struct DataSets {
   std::vector<data::Source> train;
-  std::vector<data::Document> calibration;
-  std::vector<data::Batch> validation, test;
-  std::int64_t train_tokens = 0;
+  std::vector<data::Batch> validation, selection, test;
 };
 
 DataSets read_data(const Recipe& recipe, const text::Tokenizer& tokenizer) {
@@ -58,21 +59,11 @@ DataSets read_data(const Recipe& recipe, const text::Tokenizer& tokenizer) {
       source.documents = data::read_documents(file.file, tokenizer, options);
       source.sequences = data::pack(source.documents, recipe.train.seq_len, recipe.data.pack);
       source.weight = file.weight;
-      for (const auto& d : source.documents)
-        sets.train_tokens += static_cast<std::int64_t>(d.ids.size());
       check(!source.sequences.empty(), "read_data",
             "{}: fewer tokens than one sequence of train.seq_len = {}", file.file,
             recipe.train.seq_len);
       sets.train.push_back(std::move(source));
     }
-  }
-  const std::string calibration = !recipe.calibration.data.empty() || recipe.data.train.empty()
-                                      ? recipe.calibration.data
-                                      : recipe.data.train.front().file;
-  if (!calibration.empty()) {
-    data::RenderOptions few = options;
-    few.max_documents = recipe.calibration.sequences;
-    sets.calibration = data::read_documents(calibration, tokenizer, few);
   }
   const auto held_out = [&](const std::string& file, std::int64_t most) {
     data::RenderOptions limited = options;
@@ -81,6 +72,7 @@ DataSets read_data(const Recipe& recipe, const text::Tokenizer& tokenizer) {
                                         recipe.train.seq_len);
   };
   sets.test = held_out(recipe.data.test, recipe.data.max_test_documents);
+  if (!recipe.data.selection.empty()) sets.selection = held_out(recipe.data.selection, 0);
   if (!recipe.data.validation.empty())
     sets.validation = held_out(recipe.data.validation, recipe.data.max_validation_documents);
   return sets;
@@ -94,20 +86,40 @@ evaluate::Metrics measure(const char* label, const models::Model& model,
   });
 }
 
-std::int64_t parameter_count(models::Model& model) {
-  std::int64_t n = 0;
-  for (const models::Parameter* p : models::parameters(model)) n += p->value.numel();
-  return n;
+// The output folder exists and can take the checkpoint: found out before an hour's work, not after.
+void prepare_output(const fs::path& output, const fs::path& model) {
+  std::error_code error;
+  fs::create_directories(output, error);
+  check(!error, "distill", "{}: cannot make the output folder: {}", output.string(),
+        error.message());
+  checkpoint::check_writable_target(output / "checkpoint", model);
 }
 
-double clipped_share(models::Model& model) {
-  double clipped = 0, seen = 0;
-  for (const models::Linear* linear : models::linears(model)) {
-    if (!linear->quant) continue;
-    clipped += static_cast<double>(linear->quant->clipped);
-    seen += static_cast<double>(linear->quant->seen);
+distill::MemoryPlan memory_plan(const Recipe& recipe, const models::ModelConfig& student,
+                                const models::ModelConfig& teacher) {
+  distill::TrainConfig config = train_config_of(recipe);
+  config.state_folder = fs::path(recipe.output) / "state";
+  return distill::plan_memory(student, &teacher, config);
+}
+
+// What the model is and what will become of it, on stderr and in the outcome.
+void describe(Outcome& outcome, const models::Model& student, const models::ModelConfig& teacher,
+              const quantize::Policy& policy) {
+  const Recipe& recipe = outcome.recipe;
+  outcome.architecture = student.config.architecture;
+  outcome.coverage = quantize::coverage(student, policy);
+  for (const auto& row : outcome.coverage) {
+    outcome.parameters += row.parameters;
+    outcome.bytes_before += row.bytes_before;
+    outcome.bytes_after += row.bytes_after;
   }
-  return seen > 0 ? clipped / seen : 0;
+  note("model       {} ({}), {} parameters, {}", recipe.model, outcome.architecture,
+       human_count(static_cast<double>(outcome.parameters)),
+       human_bytes(static_cast<double>(outcome.bytes_before)));
+  note("{}", quantize::coverage_table(outcome.coverage));
+  if (recipe.method != "ptq")
+    note("memory      {} expected at the peak",
+         human_bytes(static_cast<double>(memory_plan(recipe, student.config, teacher).total())));
 }
 
 void add_samples(Outcome& outcome, const char* label, const models::Model& model,
@@ -123,6 +135,36 @@ void add_samples(Outcome& outcome, const char* label, const models::Model& model
     const auto made = generate::generate(model, ids, options);
     outcome.samples.push_back({label, prompt, prompt + tokenizer.decode(made)});
   }
+}
+
+// The report's checkpoint choice: of the candidates kept by validation loss evaluate each and take
+// the best, which until benchmarks exist is the nearest to the teacher (for QAT the least loss).
+// Without data of their own their validation figures decide.
+void choose_checkpoint(Outcome& outcome, distill::Trainer& trainer, const models::Model& student,
+                       const models::Model& teacher, const std::vector<data::Batch>& selection) {
+  const bool qat = outcome.recipe.method == "qat";
+  std::size_t best = 0;
+  double least = std::numeric_limits<double>::infinity();
+  for (const distill::Validation& kept : outcome.training.kept) {
+    Candidate c{kept.step, kept.loss, qat ? std::nullopt : std::optional(kept.kl), false};
+    double score = qat ? kept.loss : kept.kl;
+    if (!selection.empty()) {
+      trainer.restore(kept.step);
+      const evaluate::Metrics m = measure("candidate", student, &teacher, selection);
+      c.kl = m.kl->mean;
+      score = qat ? m.ce.mean : m.kl->mean;
+    }
+    if (score < least) {
+      least = score;
+      best = outcome.candidates.size();
+    }
+    outcome.candidates.push_back(c);
+  }
+  if (outcome.candidates.empty()) return;
+  outcome.candidates[best].chosen = true;
+  trainer.restore(outcome.candidates[best].step);
+  note("checkpoint  step {}, best of {} candidates", outcome.candidates[best].step,
+       outcome.candidates.size());
 }
 
 void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> originals,
@@ -151,28 +193,12 @@ void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> origi
     return;
   }
 
-  // The report's checkpoint choice: of the candidates kept by validation loss evaluate each and
-  // take the best. Until benchmarks exist, "best" is the least KL to the teacher on the validation
-  // data (for QAT its loss).
-  std::size_t best = 0;
-  for (const distill::Validation& kept : outcome.training.kept) {
-    const std::optional<double> kl = guide != nullptr ? std::optional(kept.kl) : std::nullopt;
-    outcome.candidates.push_back({kept.step, kept.loss, kl, false});
-    const Candidate& leader = outcome.candidates[best];
-    const Candidate& last = outcome.candidates.back();
-    if (last.kl.value_or(last.validation_loss) < leader.kl.value_or(leader.validation_loss))
-      best = outcome.candidates.size() - 1;
-  }
-  if (!outcome.candidates.empty()) {
-    outcome.candidates[best].chosen = true;
-    trainer.restore(outcome.candidates[best].step);
-    note("checkpoint  step {}, best of {} candidates", outcome.candidates[best].step,
-         outcome.candidates.size());
-  }
+  choose_checkpoint(outcome, trainer, student.model, teacher, sets.selection);
+  clipped_share(student.model);  // the count starts anew
   outcome.student = measure("QAD", student.model, &teacher, sets.test);
+  outcome.clipped_share = clipped_share(student.model);
   add_samples(outcome, recipe.method == "qat" ? "QAT" : "QAD", student.model, student.tokenizer);
   write_checkpoint(output / "checkpoint", student.model, trainer.masters(), student.source);
-  fs::remove_all(config.state_folder);  // the run is complete: nothing to resume
 }
 
 }  // namespace
@@ -180,6 +206,8 @@ void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> origi
 Outcome run(const Recipe& recipe, const RunOptions& options) {
   validate(recipe);
   const auto start = std::chrono::steady_clock::now();
+  const fs::path output = recipe.output;
+  prepare_output(output, recipe.model);
   Outcome outcome;
   outcome.recipe = recipe;
   outcome.command_line = options.command_line;
@@ -192,60 +220,46 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   check(!teacher.quantized() || recipe.teacher_quantized, "distill",
         "{}: the teacher is itself quantised; say teacher_quantized: true if you mean it",
         teacher_path);
-  check(
-      teacher.tokenizer.fingerprint() == student.tokenizer.fingerprint() &&
-          teacher.model.config.vocabulary == student.model.config.vocabulary,
-      "distill",
-      "{}: the teacher's vocabulary ({} ids) is not the student's ({} ids); distillation compares "
-      "distributions over the same tokens",
-      teacher_path, teacher.model.config.vocabulary, student.model.config.vocabulary);
-  outcome.architecture = student.model.config.architecture;
-  outcome.parameters = parameter_count(student.model);
+  check_same_vocabulary("distill", teacher, student);
   const quantize::Policy policy = policy_of(recipe);
-  outcome.coverage = quantize::coverage(student.model, policy);
-  for (const auto& row : outcome.coverage) {
-    outcome.bytes_before += row.bytes_before;
-    outcome.bytes_after += row.bytes_after;
-  }
-  note("model       {} ({}), {} parameters, {}", recipe.model, outcome.architecture,
-       human_count(static_cast<double>(outcome.parameters)),
-       human_bytes(static_cast<double>(outcome.bytes_before)));
-  note("{}", quantize::coverage_table(outcome.coverage));
-  if (recipe.method != "ptq" || options.dry_run) {
-    const auto plan =
-        distill::plan_memory(student.model.config, &teacher.model.config, train_config_of(recipe));
-    for (const auto& [what, bytes] : plan.bytes)
-      if (options.dry_run)
-        note("memory      {:<28} {:>10}", what, human_bytes(static_cast<double>(bytes)));
-    note("memory      {} expected at the peak", human_bytes(static_cast<double>(plan.total())));
-  }
-  if (options.dry_run) return outcome;
+  describe(outcome, student.model, teacher.model.config, policy);
 
   DataSets sets = read_data(recipe, student.tokenizer);
   outcome.teacher = measure("BF16", teacher.model, &teacher.model, sets.test);
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
 
   std::vector<at::Tensor> originals = values_of(student.model);
-  calibrate_and_quantize(
-      student.model, policy,
-      calibration_batches(
-          sets.calibration, recipe.calibration.sequences,
-          recipe.calibration.seq_len > 0 ? recipe.calibration.seq_len : recipe.train.seq_len));
+  calibrate_and_quantize(student.model, policy, calibration_batches(recipe, student.tokenizer));
   outcome.layer_errors = quantize::weight_errors(student.model, originals);
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);
-  note("activations {:.2g} % clipped", 100 * outcome.clipped_share);
   add_samples(outcome, "PTQ", student.model, student.tokenizer);
 
-  fs::create_directories(recipe.output);
-  if (recipe.method == "ptq") {
-    write_checkpoint(fs::path(recipe.output) / "checkpoint", student.model, originals,
-                     student.source);
-  } else {
+  if (recipe.method == "ptq")
+    write_checkpoint(output / "checkpoint", student.model, originals, student.source);
+  else
     train(outcome, student, std::move(originals), teacher.model, policy, sets);
-  }
+  if (outcome.training.interrupted) return outcome;
   outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  write_report(outcome);
+  fs::remove_all(output / "state");  // the run is complete: nothing to resume
   return outcome;
+}
+
+void plan(const Recipe& recipe) {
+  validate(recipe);
+  const auto config_of = [](const fs::path& path) {
+    const checkpoint::Checkpoint c = checkpoint::open(path);
+    return models::parse_config(c.config, c.generation_config);
+  };
+  Outcome outcome;
+  outcome.recipe = recipe;
+  models::Model student = models::build(config_of(recipe.model));
+  const models::ModelConfig teacher =
+      recipe.teacher.empty() ? student.config : config_of(recipe.teacher);
+  describe(outcome, student, teacher, policy_of(recipe));
+  for (const auto& [what, bytes] : memory_plan(recipe, student.config, teacher).bytes)
+    note("memory      {:<28} {:>10}", what, human_bytes(static_cast<double>(bytes)));
 }
 
 }  // namespace qad::recipe

@@ -45,11 +45,14 @@ struct Outcome {
 
 struct RunOptions {
   std::string command_line;
-  bool dry_run = false;  // print the plan and stop before anything large is allocated
 };
 
-// Ctrl-C during training saves a resume point and returns an Outcome whose training.interrupted is
-// set; the same command then goes on from there.
+// Leaves checkpoint/, result.json, report.html, recipe.yaml, metrics.jsonl and events/ in the
+// output folder. Ctrl-C during training saves a resume point and returns an Outcome whose
+// training.interrupted is set; the same command then goes on from there.
 Outcome run(const Recipe& recipe, const RunOptions& options);
+
+// What run() would do, from the headers of the checkpoints alone: coverage and memory, on stderr.
+void plan(const Recipe& recipe);
 
 }  // namespace qad::recipe

@@ -2,6 +2,7 @@
 #include "recipe/steps.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "checkpoint/write.h"
 #include "core/console.h"
@@ -14,7 +15,7 @@ namespace {
 
 // Documents a calibration batch holds: enough to keep the cores busy, few enough to keep
 // activations small.
-constexpr std::int64_t kCalibrationTokens = 4096;
+constexpr std::size_t kCalibrationTokens = 4096;
 
 nvfp4::BlockScale block_scale_of(const std::string& word) {
   if (word == "mse") return nvfp4::BlockScale::mse;
@@ -33,6 +34,28 @@ LoadedModel load_model(const fs::path& path) {
         "checkpoint?",
         path.string(), tokenizer.vocab_size(), model.config.vocabulary);
   return {std::move(source), std::move(model), std::move(tokenizer)};
+}
+
+void check_same_vocabulary(std::string_view operation, const LoadedModel& teacher,
+                           const LoadedModel& student) {
+  check(
+      teacher.tokenizer.fingerprint() == student.tokenizer.fingerprint() &&
+          teacher.model.config.vocabulary == student.model.config.vocabulary,
+      operation,
+      "{}: the teacher's vocabulary ({} ids) is not the student's ({} ids); distributions can only "
+      "be compared over the same tokens",
+      teacher.source.path.string(), teacher.model.config.vocabulary,
+      student.model.config.vocabulary);
+}
+
+double clipped_share(models::Model& model) {
+  double clipped = 0, seen = 0;
+  for (models::Linear* linear : models::linears(model)) {
+    if (!linear->quant) continue;
+    clipped += static_cast<double>(std::exchange(linear->quant->clipped, 0));
+    seen += static_cast<double>(std::exchange(linear->quant->seen, 0));
+  }
+  return seen > 0 ? clipped / seen : 0;
 }
 
 quantize::Policy policy_of(const Recipe& recipe) {
@@ -86,32 +109,40 @@ data::RenderOptions render_options_of(const Recipe& recipe) {
   return options;
 }
 
-std::vector<models::Tokens> calibration_batches(const std::vector<data::Document>& documents,
-                                                std::int64_t sequences, std::int64_t seq_len) {
+std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
+                                                const text::Tokenizer& tokenizer) {
+  if (!policy_of(recipe).activations) return {};
+  const auto& c = recipe.calibration;
+  check(
+      !c.data.empty() || !recipe.data.train.empty(), "calibrate",
+      "input scales need data: give calibration.data (qad quantize: --calib), or choose the policy "
+      "nvfp4-weight-only");
+  data::RenderOptions options = render_options_of(recipe);
+  options.max_documents = c.sequences;
+  const std::string file = c.data.empty() ? recipe.data.train.front().file : c.data;
+  const auto longest = static_cast<std::size_t>(c.seq_len > 0 ? c.seq_len : recipe.train.seq_len);
+
   std::vector<models::Tokens> batches;
   std::vector<std::vector<std::int32_t>> batch;
-  std::int64_t tokens = 0;
+  std::size_t tokens = 0;
   const auto flush = [&] {
     if (!batch.empty()) batches.push_back(models::tokens_of(batch));
     batch.clear();
     tokens = 0;
   };
-  for (const auto& document : documents) {
-    if (sequences-- <= 0) break;
-    const auto length =
-        std::min<std::size_t>(document.ids.size(), static_cast<std::size_t>(seq_len));
-    if (length == 0) continue;
-    if (tokens + static_cast<std::int64_t>(length) > kCalibrationTokens) flush();
-    batch.emplace_back(document.ids.begin(),
-                       document.ids.begin() + static_cast<std::ptrdiff_t>(length));
-    tokens += static_cast<std::int64_t>(length);
+  for (auto& document : data::read_documents(file, tokenizer, options)) {
+    if (document.ids.empty()) continue;
+    document.ids.resize(std::min(document.ids.size(), longest));
+    if (tokens + document.ids.size() > kCalibrationTokens) flush();
+    tokens += document.ids.size();
+    batch.push_back(std::move(document.ids));
   }
   flush();
   return batches;
 }
 
-std::vector<float> calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                                          const std::vector<models::Tokens>& batches) {
+void calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                            const std::vector<models::Tokens>& batches) {
   std::vector<float> input_amax;
   if (policy.activations) {
     check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
@@ -121,7 +152,10 @@ std::vector<float> calibrate_and_quantize(models::Model& model, const quantize::
     });
   }
   quantize::quantize(model, policy, input_amax);
-  return input_amax;
+  if (batches.empty()) return;
+  const at::NoGradGuard no_grad;
+  for (const models::Tokens& batch : batches) models::forward(model, batch);
+  note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
 }
 
 std::vector<at::Tensor> values_of(models::Model& model) {

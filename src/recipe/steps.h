@@ -25,18 +25,28 @@ struct LoadedModel {
 };
 LoadedModel load_model(const fs::path& path);
 
+// Throws Error "[operation] ..." unless both models have the same tokens.
+void check_same_vocabulary(std::string_view operation, const LoadedModel& teacher,
+                           const LoadedModel& student);
+
 quantize::Policy policy_of(const Recipe& recipe);
 distill::TrainConfig train_config_of(const Recipe& recipe);
 data::RenderOptions render_options_of(const Recipe& recipe);
 
-// The first `sequences` documents, each cut to seq_len tokens, a few documents a batch.
-std::vector<models::Tokens> calibration_batches(const std::vector<data::Document>& documents,
-                                                std::int64_t sequences, std::int64_t seq_len);
+// What a recipe calibrates on: the first calibration.sequences documents of calibration.data (or of
+// the first training file), each cut to calibration.seq_len tokens (or train.seq_len), a few a
+// batch. Empty for a weight-only policy.
+std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
+                                                const text::Tokenizer& tokenizer);
 
 // Calibrates on `batches` (none for a weight-only policy) and quantises `model` in place; says what
-// it does on stderr. Returns the largest input magnitudes found.
-std::vector<float> calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                                          const std::vector<models::Tokens>& batches);
+// it does on stderr.
+void calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                            const std::vector<models::Tokens>& batches);
+
+// The share of quantised activations beyond their scale since the last call, which starts the count
+// anew.
+double clipped_share(models::Model& model);
 
 // Every parameter's value, in the order of models::parameters(). quantize::quantize() puts new
 // tensors in their place, so what is taken before it stays unquantised.

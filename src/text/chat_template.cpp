@@ -3,8 +3,19 @@
 
 #include "text/jinja_eval.h"
 #include "text/jinja_parser.h"
+#include "text/tokenizer.h"
 
 namespace qad::text {
+
+Json chat_variables(const Tokenizer& tokenizer, const Json& messages, const Json& tools,
+                    bool generation_prompt) {
+  Json variables =
+      tokenizer.special_tokens.is_object() ? tokenizer.special_tokens : Json(Json::object());
+  variables["messages"] = messages;
+  variables["tools"] = tools;
+  variables["add_generation_prompt"] = generation_prompt;
+  return variables;
+}
 
 struct ChatTemplate::Impl {
   jinja::Body body;

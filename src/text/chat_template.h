@@ -19,6 +19,13 @@ struct Rendered {
   std::vector<std::pair<std::size_t, std::size_t>> generated;
 };
 
+class Tokenizer;
+
+// What Transformers gives a template: the tokenizer's special tokens, messages (a list of {role,
+// content}), tools (null: none) and whether the assistant's opening shall follow.
+Json chat_variables(const Tokenizer& tokenizer, const Json& messages, const Json& tools,
+                    bool generation_prompt);
+
 class ChatTemplate {
  public:
   // Throws Error "[chat_template] line N: ..." for syntax that is malformed or not supported.
