@@ -153,6 +153,11 @@ std::span<const std::byte> MappedFile::bytes() const {
   return map_ ? *map_ : std::span<const std::byte>{};
 }
 
+void MappedFile::release_pages() const {
+  if (const auto b = bytes(); !b.empty())
+    ::madvise(const_cast<std::byte*>(b.data()), b.size(), MADV_DONTNEED);
+}
+
 std::string_view MappedFile::text() const {
   const auto b = bytes();
   return {reinterpret_cast<const char*>(b.data()), b.size()};

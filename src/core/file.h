@@ -21,6 +21,8 @@ class MappedFile {
   std::span<const std::byte> bytes() const;
   std::string_view text() const;
   const fs::path& path() const { return path_; }
+  // Gives the pages that were read back to the system; they are read again when touched again.
+  void release_pages() const;
 
  private:
   fs::path path_;

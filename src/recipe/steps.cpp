@@ -28,6 +28,7 @@ nvfp4::BlockScale block_scale_of(const std::string& word) {
 LoadedModel load_model(const fs::path& path) {
   checkpoint::Checkpoint source = checkpoint::open(path);
   models::Model model = models::load(source);
+  for (const MappedFile& file : source.files) file.release_pages();  // the model has its own copy
   text::Tokenizer tokenizer = text::tokenizer_of(source);
   check(tokenizer.vocab_size() <= model.config.vocabulary, "load_model",
         "{}: the tokenizer has {} ids, the model's vocabulary {}; is the tokenizer from this "
