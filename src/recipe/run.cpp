@@ -86,14 +86,27 @@ evaluate::Metrics measure(const char* label, const models::Model& model,
   });
 }
 
-// The output folder exists and can take the checkpoint: found out before an hour's work, not after.
-void prepare_output(const fs::path& output, const fs::path& model) {
-  std::error_code error;
-  fs::create_directories(output, error);
-  check(!error, "distill", "{}: cannot make the output folder: {}", output.string(),
-        error.message());
-  checkpoint::check_writable_target(output / "checkpoint", model);
-}
+// Makes the output folder and finds out whether it can take the checkpoint: before an hour's work,
+// not after. A run that ends in an error before it wrote anything leaves no folder.
+class OutputFolder {
+ public:
+  OutputFolder(fs::path path, const fs::path& model) : path_(std::move(path)) {
+    std::error_code error;
+    fs::create_directories(path_, error);
+    check(!error, "distill", "{}: cannot make the output folder: {}", path_.string(),
+          error.message());
+    checkpoint::check_writable_target(path_ / "checkpoint", model);
+  }
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  ~OutputFolder() {
+    std::error_code ignored;
+    fs::remove(path_, ignored);  // fails, as it should, for a folder that holds anything
+  }
+
+ private:
+  fs::path path_;
+};
 
 distill::MemoryPlan memory_plan(const Recipe& recipe, const models::ModelConfig& student,
                                 const models::ModelConfig& teacher) {
@@ -207,7 +220,7 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   validate(recipe);
   const auto start = std::chrono::steady_clock::now();
   const fs::path output = recipe.output;
-  prepare_output(output, recipe.model);
+  const OutputFolder folder(output, recipe.model);
   Outcome outcome;
   outcome.recipe = recipe;
   outcome.command_line = options.command_line;

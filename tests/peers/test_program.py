@@ -1,5 +1,5 @@
 """The program as a user meets it: one clear error for bad input and nothing half-written, runs that resume."""
-import json, os, signal, struct, subprocess, time
+import json, signal, struct, subprocess, sys, time
 
 import pytest
 
@@ -110,14 +110,33 @@ def test_bad_models_give_one_error(tmp_path, tokenizer_files):
         assert not out.exists() and not list(tmp_path.glob(".out*")), name
 
 
-def test_wrong_teachers_are_refused(tmp_path, tiny):
-    folder, _ = tiny
+def test_wrong_teachers_and_targets_are_refused(tmp_path, tokenizer_files):
     out = tmp_path / "q"
     qad("quantize", STORIES, "-o", out, "--recipe", "nvfp4-weight-only")
     assert "already quantised" in distill(tmp_path / "x", "--model", out, ok=False)
     assert "teacher_quantized" in distill(tmp_path / "x", "--teacher", out, ok=False)
     assert "did you mean" in distill(tmp_path / "x", "--set", "train.stepz=3", ok=False)
     assert not (tmp_path / "x").exists()
+    before = sorted(p.name for p in tokenizer_files.iterdir())
+    for command in (("quantize", tokenizer_files, "-o", tokenizer_files, "--recipe", "nvfp4-weight-only"),
+                    ("convert", tokenizer_files, tokenizer_files)):
+        assert "choose another folder" in qad(*command, ok=False)
+    assert before == sorted(p.name for p in tokenizer_files.iterdir())
+
+
+def test_the_plan_matches_the_peak(tmp_path):
+    """--dry-run's prediction against the peak of the run itself, within 10 %."""
+    settings = ["--train.steps", 3, "--train.seq_len", 256, "--train.batch_sequences", 32, "--train.warmup_steps", 1]
+    plan = subprocess.run([str(QAD), "distill", str(STORIES), "--data.train", str(TEXT), "--data.test", str(TEXT),
+                           *map(str, settings), "--dry-run"], capture_output=True, text=True, cwd=ROOT).stderr
+    amount, unit = plan.split(" expected at the peak")[0].split()[-2:]
+    predicted = float(amount) * {"MB": 1e6, "GB": 1e9}[unit]
+    script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, capture_output=True); "
+              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
+    run = subprocess.run([sys.executable, "-c", script, str(QAD), "distill", str(STORIES), "-o", str(tmp_path / "run"),
+                          "--data.train", str(TEXT), "--data.test", str(TEXT), "--data.max_test_documents", "4",
+                          *map(str, settings)], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert predicted == pytest.approx(int(run.stdout) * 1024, rel=0.1)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):
