@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QAD = ROOT / "build/qad"
 SHAPES = {"stories260k": dict(batch=16, seq=256, steps=16, rounds=3),
-          "135m": dict(batch=2, seq=256, steps=6, rounds=2)}
+          "135m": dict(batch=2, seq=256, steps=6, rounds=1)}
 E2M1 = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
 VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
