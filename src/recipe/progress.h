@@ -11,8 +11,8 @@ namespace qad::recipe {
 
 class TrainingLog {
  public:
-  // Writes output/metrics.jsonl and output/events/.
-  explicit TrainingLog(const fs::path& output);
+  // Writes output/metrics.jsonl and output/events/. `distilled`: there is a teacher, so a KL.
+  TrainingLog(const fs::path& output, bool distilled);
   ~TrainingLog();
   // Before anything else. The lines of metrics.jsonl up to `steps_done` are kept and read back;
   // what a killed run wrote beyond its resume point is not.

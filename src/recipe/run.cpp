@@ -190,7 +190,7 @@ void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> origi
   const data::Stream stream(std::move(sets.train), config.seed);
   distill::Trainer trainer(student.model, std::move(originals), guide, policy, config);
   const InterruptGuard guard;
-  TrainingLog log(output);
+  TrainingLog log(output, guide != nullptr);
   distill::Callbacks callbacks;
   callbacks.started = [&](std::int64_t steps_done) { log.started(steps_done); };
   callbacks.step = [&](const distill::StepInfo& s) {
