@@ -71,6 +71,7 @@ report::Run report_of(const Outcome& o) {
                           human_count(static_cast<double>(o.parameters)));
   run.date = today();
   run.command = o.command_line;
+  if (o.recipe.method == "qat") run.student_label = "QAT";
   run.teacher = metrics(o.teacher);
   run.ptq = metrics(o.ptq);
   if (o.student) run.student = metrics(*o.student);

@@ -208,9 +208,10 @@ void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> origi
 
   choose_checkpoint(outcome, trainer, student.model, teacher, sets.selection);
   clipped_share(student.model);  // the count starts anew
-  outcome.student = measure("QAD", student.model, &teacher, sets.test);
+  const char* label = recipe.method == "qat" ? "QAT" : "QAD";
+  outcome.student = measure(label, student.model, &teacher, sets.test);
   outcome.clipped_share = clipped_share(student.model);
-  add_samples(outcome, recipe.method == "qat" ? "QAT" : "QAD", student.model, student.tokenizer);
+  add_samples(outcome, label, student.model, student.tokenizer);
   write_checkpoint(output / "checkpoint", student.model, trainer.masters(), student.source);
 }
 

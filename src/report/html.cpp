@@ -74,7 +74,7 @@ std::string quality(const Run& run) {
   std::string out = heading("Quality") + "<div class=\"scroll\"><table><thead><tr><th></th>";
   if (run.teacher) out += "<th class=\"n\">BF16</th>";
   if (run.ptq) out += "<th class=\"n\">PTQ</th>";
-  if (run.student) out += "<th class=\"n\">QAD</th>";
+  if (run.student) out += "<th class=\"n\">" + escape(run.student_label) + "</th>";
   if (shares) out += "<th class=\"n\">recovered</th>";
   out += "</tr></thead><tbody>\n";
   const Recovery back = recovery(run);
@@ -104,9 +104,8 @@ std::string quality(const Run& run) {
   }
   out += "Cross-entropy and KL in nats a token; ± is one standard error over documents.";
   if (run.ptq && run.student)
-    out +=
-        " PTQ is the quantised model before training, QAD after it; recovered is the share of what "
-        "PTQ lost.";
+    out += " PTQ is the quantised model before training, " + escape(run.student_label) +
+           " after it; recovered is the share of what PTQ lost.";
   return out + "</p>\n";
 }
 

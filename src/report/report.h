@@ -59,6 +59,7 @@ struct Sample {
 
 struct Run {
   std::string title, model, date, command;
+  std::string student_label = "QAD";  // head of the third column; "QAT" when labels taught it
   std::optional<Metrics> teacher, ptq, student;
   std::int64_t evaluated_tokens = 0, evaluated_documents = 0;
   std::vector<Chart> charts;

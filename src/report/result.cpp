@@ -105,7 +105,7 @@ std::string metrics_table(const Run& run) {
   std::vector<std::vector<std::string>> rows(1, {""});
   if (run.teacher) rows[0].push_back("BF16");
   if (run.ptq) rows[0].push_back("PTQ");
-  if (run.student) rows[0].push_back("QAD");
+  if (run.student) rows[0].push_back(run.student_label);
   const Recovery back = recovery(run);
   const bool shares = run.ptq && run.student;
   if (shares) rows[0].push_back("recovered");
