@@ -72,8 +72,8 @@ std::string verdict(const Run& run) {
     const char* name = kl_before && kl_after ? "KL" : "cross-entropy";
     out = fmt::format("{}: {} {} → {} nats a token, perplexity {} → {}",
                       after.mean < before.mean
-                          ? "Distillation brought the NVFP4 model closer to its teacher"
-                          : "Distillation did not help",
+                          ? "Training brought the NVFP4 model closer to its teacher"
+                          : "Training took the NVFP4 model away from its teacher",
                       name, number(before.mean), number(after.mean), number(run.ptq->ppl.mean),
                       number(run.student->ppl.mean));
     if (run.teacher) out += fmt::format(" (BF16 {})", number(run.teacher->ppl.mean));

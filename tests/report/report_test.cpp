@@ -154,11 +154,12 @@ TEST(Verdict, SaysHowItWent) {
   report::Run run = full_run();
   EXPECT_EQ(
       verdict(run),
-      "Distillation brought the NVFP4 model closer to its teacher: KL 0.4000 → 0.1000 nats a "
+      "Training brought the NVFP4 model closer to its teacher: KL 0.4000 → 0.1000 nats a "
       "token, perplexity "
       "5.500 → 4.750 (BF16 4.500), 75 % of the lost perplexity recovered, at 37 % of the size.");
   run.student->kl->mean = 0.5;
-  EXPECT_THAT(verdict(run), HasSubstr("Distillation did not help: KL 0.4000 → 0.5000"));
+  EXPECT_THAT(verdict(run),
+              HasSubstr("Training took the NVFP4 model away from its teacher: KL 0.4000 → 0.5000"));
   run.student.reset();
   EXPECT_THAT(
       verdict(run),
