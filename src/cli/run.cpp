@@ -9,6 +9,7 @@
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "core/version.h"
 #include "ops/allocator.h"
 
 namespace qad::cli {
@@ -38,7 +39,7 @@ int run(int argc, char** argv) {
       "and report out");
   app.name("qad");
   app.require_subcommand(1);
-  app.set_version_flag("--version", "qad " QAD_VERSION);
+  app.set_version_flag("--version", fmt::format("qad {}", kVersion));
   add_inspect(app);
   add_quantize(app);
   add_distill(app);

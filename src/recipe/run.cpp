@@ -5,7 +5,6 @@
 #include <csignal>
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 
 #include "checkpoint/write.h"
@@ -110,9 +109,7 @@ class OutputFolder {
 
 distill::MemoryPlan memory_plan(const Recipe& recipe, const models::ModelConfig& student,
                                 const models::ModelConfig& teacher) {
-  distill::TrainConfig config = train_config_of(recipe);
-  config.state_folder = fs::path(recipe.output) / "state";
-  return distill::plan_memory(student, &teacher, config);
+  return distill::plan_memory(student, &teacher, train_config_of(recipe));
 }
 
 // What the model is and what will become of it, on stderr and in the outcome.
@@ -184,8 +181,7 @@ void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> origi
            const models::Model& teacher, const quantize::Policy& policy, DataSets& sets) {
   const Recipe& recipe = outcome.recipe;
   const fs::path output = recipe.output;
-  distill::TrainConfig config = train_config_of(recipe);
-  config.state_folder = output / "state";
+  const distill::TrainConfig config = train_config_of(recipe);
   const models::Model* guide = recipe.method == "qat" ? nullptr : &teacher;
   const data::Stream stream(std::move(sets.train), config.seed);
   distill::Trainer trainer(student.model, std::move(originals), guide, policy, config);
@@ -219,7 +215,6 @@ void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> origi
 
 Outcome run(const Recipe& recipe, const RunOptions& options) {
   validate(recipe);
-  const auto start = std::chrono::steady_clock::now();
   const fs::path output = recipe.output;
   const OutputFolder folder(output, recipe.model);
   Outcome outcome;
@@ -254,9 +249,8 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   else
     train(outcome, student, std::move(originals), teacher.model, policy, sets);
   if (outcome.training.interrupted) return outcome;
-  outcome.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   write_report(outcome);
-  fs::remove_all(output / "state");  // the run is complete: nothing to resume
+  fs::remove_all(train_config_of(recipe).state_folder);  // the run is complete: nothing to resume
   return outcome;
 }
 

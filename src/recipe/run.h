@@ -40,7 +40,6 @@ struct Outcome {
   std::vector<Sample> samples;
   double clipped_share = 0;  // of activations, over the PTQ evaluation
   std::int64_t bytes_before = 0, bytes_after = 0;
-  double seconds = 0;
 };
 
 struct RunOptions {
