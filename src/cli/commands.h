@@ -2,11 +2,10 @@
 // Parse, call, print; logic lives in the rooms.
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <cstdint>
 #include <string>
-#include <vector>
+
+#include "cli/command.h"
 
 namespace qad::cli {
 
@@ -27,9 +26,9 @@ void add_verify(CLI::App& app);
 // --device, --threads: what every computing command takes.
 struct ComputeOptions {
   std::string device = "cpu";
-  int threads = 0;
+  std::int64_t threads = 0;
 };
-void add_compute_options(CLI::App& command, ComputeOptions& options);
+void add_compute_options(Command& command, ComputeOptions& options);
 void apply(const ComputeOptions& options);  // Error for a device this build cannot use
 
 extern std::string command_line;  // as typed, for reports

@@ -21,14 +21,13 @@ std::optional<checkpoint::DType> dtype_of(const std::string& word) {
 }  // namespace
 
 void add_convert(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("convert", "GGUF or llama2.c to an HF folder");
+  Command command(app, "convert", "GGUF or llama2.c to an HF folder");
   auto o = std::make_shared<Options>();
-  command->add_option("in", o->in, "an HF folder, a .gguf or a llama2.c .bin")->required();
-  command->add_option("out", o->out, "folder to write")->required();
-  command->add_option("--dtype", o->dtype, "auto (as stored; GGUF blocks become bf16), f32 or bf16")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}))
-      ->capture_default_str();
-  command->callback([o] {
+  command.required("in", o->in, "an HF folder, a .gguf or a llama2.c .bin");
+  command.required("out", o->out, "folder to write");
+  command.choice("--dtype", o->dtype, {"auto", "f32", "bf16"},
+                 "of the weights; auto: as stored, GGUF blocks become bf16");
+  command.run([o] {
     checkpoint::check_writable_target(o->out, o->in);
     const checkpoint::Checkpoint source = checkpoint::open(o->in);
     checkpoint::OutFolder folder = checkpoint::unquantized_folder(source, dtype_of(o->dtype));
@@ -36,6 +35,7 @@ void add_convert(CLI::App& app) {
     checkpoint::write_folder(o->out, folder);
     fmt::print("wrote {}: {} tensors, {} further files\n", o->out, folder.tensors.size(),
                folder.files.size());
+    return 0;
   });
 }
 

@@ -11,18 +11,18 @@ namespace {
 struct Options {
   std::string source, output;
   std::vector<std::string> sets;
-  std::vector<std::pair<std::string, std::string>> keys;  // filled with a slot per recipe key
+  std::vector<std::pair<std::string, std::optional<std::string>>> keys;  // a slot per recipe key
   bool dry_run = false, print_recipe = false;
 };
 
-recipe::Recipe recipe_of(const Options& o, const CLI::App& command) {
+recipe::Recipe recipe_of(const Options& o) {
   const fs::path source = o.source;
   const bool is_recipe = source.extension() == ".yaml" || source.extension() == ".yml";
   recipe::Recipe r = is_recipe ? recipe::load_recipe(source) : recipe::Recipe{};
   if (!is_recipe && !o.source.empty()) r.model = o.source;
   for (const std::string& assignment : o.sets) recipe::set_assignment(r, assignment);
   for (const auto& [key, value] : o.keys)
-    if (command.count("--" + key) > 0) recipe::set_key(r, key, value, "--" + key);
+    if (value) recipe::set_key(r, key, *value, "--" + key);
   if (!o.output.empty()) r.output = o.output;
   return r;
 }
@@ -30,40 +30,39 @@ recipe::Recipe recipe_of(const Options& o, const CLI::App& command) {
 }  // namespace
 
 void add_distill(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
-      "distill", "BF16 checkpoint in; NVFP4 checkpoint, table BF16 | PTQ | QAD and report out");
+  Command command(app, "distill",
+                  "BF16 checkpoint in; NVFP4 checkpoint, table BF16 | PTQ | QAD and report out");
   auto o = std::make_shared<Options>();
-  command->add_option("source", o->source, "recipe (.yaml), or the model to distil");
-  command->add_option("--set", o->sets, "key=value: changes a recipe key; may be repeated")
-      ->take_all();
-  command->add_option("-o", o->output, "the same as --output");
-  command->add_flag("--dry-run", o->dry_run,
-                    "print what would be quantised and the memory it takes, and stop");
-  command->add_flag("--print-recipe", o->print_recipe, "print the whole recipe as YAML, and stop");
+  command.text("source", o->source, "recipe (.yaml), or the model to distil");
+  command.repeated("--set", o->sets, "key=value: changes a recipe key; may be repeated");
+  command.text("-o", o->output, "the same as --output");
+  command.flag("--dry-run", o->dry_run,
+               "print what would be quantised and the memory it takes, and stop");
+  command.flag("--print-recipe", o->print_recipe, "print the whole recipe as YAML, and stop");
+  command.group("Recipe keys (in YAML: the same names, nested)");
   const auto keys = recipe::keys();
   o->keys.reserve(keys.size());
   for (const recipe::KeyInfo& key : keys) {
-    auto& [name, value] = o->keys.emplace_back(key.key, "");
+    auto& [name, value] = o->keys.emplace_back(key.key, std::nullopt);
     std::string help = key.help + " [" + key.value + "]";
     if (!key.words.empty()) help += " {" + key.words + "}";
-    command->add_option("--" + name, value, help)
-        ->take_last()
-        ->group("Recipe keys (in YAML: the same names, nested)");
+    command.optional("--" + name, value, help);
   }
-  command->callback([o, command] {
-    const recipe::Recipe r = recipe_of(*o, *command);
+  command.run([o] {
+    const recipe::Recipe r = recipe_of(*o);
     if (o->print_recipe) {
       fmt::print("{}", recipe::to_yaml(r));
-      return;
+      return 0;
     }
-    apply({r.device, static_cast<int>(r.threads)});
+    apply({r.device, r.threads});
     if (o->dry_run) {
       recipe::plan(r);
-      return;
+      return 0;
     }
     const recipe::Outcome outcome = recipe::run(r, {command_line});
-    if (outcome.training.interrupted) throw CLI::RuntimeError(130);
+    if (outcome.training.interrupted) return 130;
     fmt::print("{}", recipe::summary(outcome));
+    return 0;
   });
 }
 

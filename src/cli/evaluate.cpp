@@ -38,24 +38,20 @@ Json as_json(const evaluate::Metrics& m) {
 }  // namespace
 
 void add_evaluate(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
-      "evaluate", "cross-entropy, perplexity, KL and top-1 agreement on held-out text");
+  Command command(app, "evaluate",
+                  "cross-entropy, perplexity, KL and top-1 agreement on held-out text");
   auto o = std::make_shared<Options>();
-  command->add_option("model", o->model, "checkpoint, BF16 or NVFP4")->required();
-  command->add_option("--teacher", o->teacher, "checkpoint to compare with (same vocabulary)");
-  command->add_option("--data", o->data, ".txt or .jsonl")->required();
-  command->add_option("--seq-len", o->seq_len, "documents are scored in pieces of this many tokens")
-      ->capture_default_str()
-      ->check(CLI::Range(2, 1 << 20));
-  command->add_option("--documents", o->documents, "first documents only; 0: all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--mask", o->mask, "all or assistant")
-      ->check(CLI::IsMember({"all", "assistant"}))
-      ->capture_default_str();
-  command->add_flag("--json", o->json,
-                    "one JSON object on stdout: ce, ppl, kl, top1 with standard errors (*_se)");
-  add_compute_options(*command, o->compute);
-  command->callback([o] {
+  command.required("model", o->model, "checkpoint, BF16 or NVFP4");
+  command.text("--teacher", o->teacher, "checkpoint to compare with (same vocabulary)");
+  command.required("--data", o->data, ".txt or .jsonl");
+  command.number("--seq-len", o->seq_len, "documents are scored in pieces of this many tokens",
+                 std::int64_t{2}, std::int64_t{1} << 20);
+  command.number("--documents", o->documents, "first documents only; 0: all");
+  command.choice("--mask", o->mask, {"all", "assistant"}, "tokens that are scored");
+  command.flag("--json", o->json,
+               "one JSON object on stdout: ce, ppl, kl, top1 with standard errors (*_se)");
+  add_compute_options(command, o->compute);
+  command.run([o] {
     apply(o->compute);
     const recipe::LoadedModel loaded = recipe::load_model(o->model);
     std::optional<recipe::LoadedModel> teacher;
@@ -78,7 +74,7 @@ void add_evaluate(CLI::App& app) {
     }
     if (o->json) {
       fmt::print("{}\n", as_json(m).dump(2));
-      return;
+      return 0;
     }
     const auto line = [](const char* name, const std::optional<evaluate::Value>& v) {
       if (v) fmt::print("{:<5} {:.4f} +- {:.4f}\n", name, v->mean, v->se);
@@ -88,6 +84,7 @@ void add_evaluate(CLI::App& app) {
     line("kl", m.kl);
     line("top1", m.top1);
     fmt::print("{} tokens of {} documents\n", m.tokens, m.documents);
+    return 0;
   });
 }
 

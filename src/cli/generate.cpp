@@ -31,26 +31,18 @@ std::vector<text::TokenId> prompt_ids(const Options& o, const text::Tokenizer& t
 }  // namespace
 
 void add_generate(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("generate", "continue a text, streaming to stdout");
+  Command command(app, "generate", "continue a text, streaming to stdout");
   auto o = std::make_shared<Options>();
-  command->add_option("model", o->model, "checkpoint, BF16 or NVFP4")->required();
-  command->add_option("--prompt", o->prompt, "text to continue; empty: from BOS");
-  command->add_flag("--chat", o->chat,
-                    "the prompt is a user's message, rendered by the chat template");
-  command->add_option("--max-tokens", o->sampling.max_tokens, "new tokens at most")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--temperature", o->sampling.temperature, "0: greedy")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-p", o->sampling.top_p, "share of the probability to sample from")
-      ->capture_default_str()
-      ->check(CLI::Range(0.0, 1.0));
-  command->add_option("--top-k", o->sampling.top_k, "likeliest tokens to sample from; 0: all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--seed", o->sampling.seed, "of the samples")->capture_default_str();
-  add_compute_options(*command, o->compute);
-  command->callback([o] {
+  command.required("model", o->model, "checkpoint, BF16 or NVFP4");
+  command.text("--prompt", o->prompt, "text to continue; empty: from BOS");
+  command.flag("--chat", o->chat, "the prompt is a user's message, rendered by the chat template");
+  command.number("--max-tokens", o->sampling.max_tokens, "new tokens at most");
+  command.number("--temperature", o->sampling.temperature, "0: greedy");
+  command.number("--top-p", o->sampling.top_p, "share of the probability to sample from", 0., 1.);
+  command.number("--top-k", o->sampling.top_k, "likeliest tokens to sample from; 0: all");
+  command.number("--seed", o->sampling.seed, "of the samples");
+  add_compute_options(command, o->compute);
+  command.run([o] {
     apply(o->compute);
     const recipe::LoadedModel loaded = recipe::load_model(o->model);
     const auto prompt = prompt_ids(*o, loaded.tokenizer);
@@ -69,6 +61,7 @@ void add_generate(CLI::App& app) {
       return true;
     });
     print(stream.rest() + "\n");
+    return 0;
   });
 }
 

@@ -45,19 +45,19 @@ Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config
 }  // namespace
 
 void add_inspect(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
-      "inspect", "architecture, parameters, tensors and quantisation of a checkpoint");
+  Command command(app, "inspect",
+                  "architecture, parameters, tensors and quantisation of a checkpoint");
   auto o = std::make_shared<Options>();
-  command->add_option("model", o->model, "an HF folder, a .gguf or a llama2.c .bin")->required();
-  command->add_flag("--json", o->json, "one JSON object on stdout");
-  command->add_flag("--tensors", o->tensors, "list every tensor");
-  command->callback([o] {
+  command.required("model", o->model, "an HF folder, a .gguf or a llama2.c .bin");
+  command.flag("--json", o->json, "one JSON object on stdout");
+  command.flag("--tensors", o->tensors, "list every tensor");
+  command.run([o] {
     const checkpoint::Checkpoint c = checkpoint::open(o->model);
     const models::ModelConfig config = models::parse_config(c.config, c.generation_config);
     const Json j = describe(c, config);
     if (o->json) {
       fmt::print("{}\n", j.dump(2));
-      return;
+      return 0;
     }
     fmt::print("{}: {}, {}\n", o->model, config.architecture, c.format);
     fmt::print("  {} parameters, {}, {} tensors ({})\n", human_count(j["parameters"].get<double>()),
@@ -70,6 +70,7 @@ void add_inspect(CLI::App& app) {
       for (const Json& t : j["tensors"])
         fmt::print("  {:<10} {:<20} {}\n", t["dtype"].get<std::string>(), t["shape"].dump(),
                    t["name"].get<std::string>());
+    return 0;
   });
 }
 

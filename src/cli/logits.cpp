@@ -41,17 +41,14 @@ std::vector<std::vector<std::int32_t>> read_ids(const fs::path& path, std::int64
 }  // namespace
 
 void add_logits(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("logits", "logits [B, S, V] of token ids, as safetensors");
+  Command command(app, "logits", "logits [B, S, V] of token ids, as safetensors");
   auto o = std::make_shared<Options>();
-  command
-      ->add_option("model", o->model,
-                   "checkpoint, BF16 or NVFP4 (then with quantised activations if it says so)")
-      ->required();
-  command->add_option("--tokens", o->tokens, "JSON: a list of equal-length lists of ids")
-      ->required();
-  command->add_option("-o,--output", o->output, "safetensors file with F32 `logits`")->required();
-  add_compute_options(*command, o->compute);
-  command->callback([o] {
+  command.required("model", o->model,
+                   "checkpoint, BF16 or NVFP4 (then with quantised activations if it says so)");
+  command.required("--tokens", o->tokens, "JSON: a list of equal-length lists of ids");
+  command.required("-o,--output", o->output, "safetensors file with F32 `logits`");
+  add_compute_options(command, o->compute);
+  command.run([o] {
     apply(o->compute);
     const checkpoint::Checkpoint source = checkpoint::open(o->model);
     const models::Model model = models::load(source);
@@ -66,6 +63,7 @@ void add_logits(CLI::App& app) {
         {{"logits", checkpoint::DType::f32, {rows, length, logits.size(1)}, [&](std::byte* out) {
             std::memcpy(out, logits.const_data_ptr<float>(), logits.nbytes());
           }}});
+    return 0;
   });
 }
 

@@ -1,5 +1,6 @@
 // qad quantize: post-training quantisation alone.
 #include "quantize/quantize.h"
+
 #include <array>
 
 #include "checkpoint/write.h"
@@ -13,6 +14,7 @@ namespace {
 
 struct Options {
   std::string model, output, recipe = "nvfp4";
+  std::array<std::optional<std::string>, 5> shorts;  // of kFlags
   std::vector<std::string> sets;
   ComputeOptions compute;
 };
@@ -26,16 +28,15 @@ constexpr std::array<std::array<const char*, 3>, 5> kFlags = {{
     {"--format", "format", "layout of the checkpoint: modelopt"},
 }};
 
-recipe::Recipe recipe_of(const Options& o, const CLI::App& command) {
+recipe::Recipe recipe_of(const Options& o) {
   const bool is_file = o.recipe.ends_with(".yaml") || o.recipe.ends_with(".yml");
   recipe::Recipe r = is_file ? recipe::load_recipe(o.recipe) : recipe::Recipe{};
   if (!is_file) {
     recipe::set_key(r, "quantize.policy", o.recipe, "--recipe");
     r.calibration.seq_len = 512;
   }
-  for (const auto& [flag, key, help] : kFlags)
-    if (command.count(flag) > 0)
-      recipe::set_key(r, key, command.get_option(flag)->as<std::string>(), flag);
+  for (std::size_t i = 0; i < kFlags.size(); ++i)
+    if (o.shorts[i]) recipe::set_key(r, kFlags[i][1], *o.shorts[i], kFlags[i][0]);
   for (const std::string& assignment : o.sets) {
     check(assignment.starts_with("quantize.") || assignment.starts_with("calibration."), "quantize",
           "--set {}: only keys under quantize and calibration mean something here", assignment);
@@ -48,24 +49,19 @@ recipe::Recipe recipe_of(const Options& o, const CLI::App& command) {
 }  // namespace
 
 void add_quantize(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
-      "quantize", "post-training quantisation: an NVFP4 checkpoint without training");
+  Command command(app, "quantize",
+                  "post-training quantisation: an NVFP4 checkpoint without training");
   auto o = std::make_shared<Options>();
-  command
-      ->add_option("model", o->model, "BF16 checkpoint: an HF folder, a .gguf or a llama2.c .bin")
-      ->required();
-  command->add_option("-o,--output", o->output, "folder to write")->required();
-  command
-      ->add_option("--recipe", o->recipe,
-                   "nvfp4, nvfp4-weight-only, nvfp4-mlp-only, or a recipe file")
-      ->capture_default_str();
-  for (const auto& [flag, key, help] : kFlags) command->add_option(flag, help);
-  command->add_option("--set", o->sets, "key=value: a recipe key under quantize or calibration")
-      ->take_all();
-  add_compute_options(*command, o->compute);
-  command->callback([o, command] {
+  command.required("model", o->model, "BF16 checkpoint: an HF folder, a .gguf or a llama2.c .bin");
+  command.required("-o,--output", o->output, "folder to write");
+  command.text("--recipe", o->recipe, "nvfp4, nvfp4-weight-only, nvfp4-mlp-only, or a recipe file");
+  for (std::size_t i = 0; i < kFlags.size(); ++i)
+    command.optional(kFlags[i][0], o->shorts[i], kFlags[i][2]);
+  command.repeated("--set", o->sets, "key=value: a recipe key under quantize or calibration");
+  add_compute_options(command, o->compute);
+  command.run([o] {
     apply(o->compute);
-    const recipe::Recipe r = recipe_of(*o, *command);
+    const recipe::Recipe r = recipe_of(*o);
     checkpoint::check_writable_target(o->output, o->model);
     recipe::LoadedModel loaded = recipe::load_model(o->model);
     check(!loaded.quantized(), "quantize", "{}: is already quantised", o->model);
@@ -76,6 +72,7 @@ void add_quantize(CLI::App& app) {
     recipe::calibrate_and_quantize(loaded.model, policy, batches);
     recipe::write_checkpoint(o->output, loaded.model, originals, loaded.source);
     fmt::print("{}\nwrote {}\n", quantize::coverage_table(rows), o->output);
+    return 0;
   });
 }
 

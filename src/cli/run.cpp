@@ -2,6 +2,8 @@
 // every option.
 #include <malloc.h>
 
+#include <CLI/CLI.hpp>
+
 #include <cerrno>
 #include <csignal>
 #include <cstdio>

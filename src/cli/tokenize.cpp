@@ -16,19 +16,17 @@ struct Options {
 }  // namespace
 
 void add_tokenize(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("tokenize", "token ids of a text or a conversation");
+  Command command(app, "tokenize", "token ids of a text or a conversation");
   auto o = std::make_shared<Options>();
-  command->add_option("model", o->model, "checkpoint, or a folder with tokenizer files alone")
-      ->required();
-  auto* file = command->add_option("--file", o->file, "UTF-8 text");
-  auto* chat = command->add_option("--chat", o->chat,
-                                   "JSON: a list of messages, rendered by the chat template");
-  file->excludes(chat);
-  command->add_flag("--no-special", o->no_special, "without BOS and the like (--file)");
-  command->add_flag("--generation-prompt", o->generation_prompt,
-                    "with the assistant's opening (--chat)");
-  command->add_flag("--text", o->text, "print the rendered text instead of ids (--chat)");
-  command->callback([o] {
+  command.required("model", o->model, "checkpoint, or a folder with tokenizer files alone");
+  command.text("--file", o->file, "UTF-8 text");
+  command.text("--chat", o->chat, "JSON: a list of messages, rendered by the chat template");
+  command.exclude("--file", "--chat");
+  command.flag("--no-special", o->no_special, "without BOS and the like (--file)");
+  command.flag("--generation-prompt", o->generation_prompt,
+               "with the assistant's opening (--chat)");
+  command.flag("--text", o->text, "print the rendered text instead of ids (--chat)");
+  command.run([o] {
     check(!o->file.empty() || !o->chat.empty(), "tokenize",
           "say --file TEXT or --chat MESSAGES.json");
     const fs::path path = o->model;
@@ -48,11 +46,12 @@ void add_tokenize(CLI::App& app) {
                                        .text;
       if (o->text) {
         fmt::print("{}", rendered);
-        return;
+        return 0;
       }
       ids = tokenizer.encode(rendered, false);
     }
     fmt::print("{}\n", Json(ids).dump());
+    return 0;
   });
 }
 

@@ -8,19 +8,19 @@
 namespace qad::cli {
 
 void add_verify(CLI::App& app) {
-  CLI::App* command = app.add_subcommand(
-      "verify",
+  Command command(
+      app, "verify",
       "structure, names, shapes, finite and shared scales, configuration against tensors");
   auto path = std::make_shared<std::string>();
-  command->add_option("model", *path, "checkpoint")->required();
-  command->callback([path] {
+  command.required("model", *path, "checkpoint");
+  command.run([path] {
     const checkpoint::Checkpoint c = checkpoint::open(*path);
     std::vector<std::string> problems = checkpoint::problems(c);
     for (std::string& problem : models::problems(c)) problems.push_back(std::move(problem));
     for (const std::string& problem : problems) fmt::print("{}\n", problem);
     fmt::print("{}: {}\n", *path,
                problems.empty() ? "sound" : fmt::format("{} problems", problems.size()));
-    if (!problems.empty()) throw CLI::RuntimeError(1);
+    return problems.empty() ? 0 : 1;
   });
 }
 

@@ -1,6 +1,8 @@
 // Packing, and tensors from packed sequences.
 #include "data/batches.h"
 
+#include <ATen/ops/empty.h>
+
 #include "core/error.h"
 #include "data/batch_builder.h"
 

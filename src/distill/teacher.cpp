@@ -1,6 +1,8 @@
 // Forward passes of the frozen model.
 #include "distill/teacher.h"
 
+#include <ATen/ops/cat.h>
+
 namespace qad::distill {
 
 at::Tensor Teacher::head_weight() const {

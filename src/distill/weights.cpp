@@ -1,6 +1,8 @@
 // Gradients to moments to masters to values.
 #include "distill/weights.h"
 
+#include <ATen/ops/zeros_like.h>
+
 #include <algorithm>
 #include <cmath>
 

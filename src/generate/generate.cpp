@@ -1,6 +1,8 @@
 // The decoding loop and the text stream.
 #include "generate/generate.h"
 
+#include <ATen/ops/full.h>
+
 #include <algorithm>
 
 #include "core/error.h"

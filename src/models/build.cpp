@@ -4,6 +4,8 @@
 
 #include "models/model.h"
 
+#include <ATen/ops/empty.h>
+
 namespace qad::models {
 namespace {
 

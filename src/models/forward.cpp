@@ -2,6 +2,14 @@
 // is handed in: over whole documents, or over a cache that grows.
 #include "models/model.h"
 
+#include <ATen/ops/aminmax.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/softmax.h>
+
 #include <cmath>
 
 #include "core/error.h"
@@ -55,12 +63,12 @@ at::Tensor run(const Model& model, const at::Tensor& ids, const Rotation& rotati
       const at::Tensor x = ops::rms_norm(h, layer.attention_norm->value, eps);
       const at::Tensor qkv = qkv_of(*layer.attention, x, rotation, eps, observer);
       const at::Tensor mixed = attend(i, layer.attention->config, qkv);
-      h = h + apply(layer.attention->output, mixed, observer);
+      h = h.add(apply(layer.attention->output, mixed, observer));
     }
     if (layer.mlp) {
       const at::Tensor x = ops::rms_norm(h, layer.mlp_norm->value, eps);
       const at::Tensor gated = ops::swiglu(apply(layer.mlp->gate_up, x, observer));
-      h = h + apply(layer.mlp->down, gated, observer);
+      h = h.add(apply(layer.mlp->down, gated, observer));
     }
   }
   return ops::rms_norm(h, model.final_norm.value, eps);

@@ -2,6 +2,8 @@
 #include <atomic>
 
 #include "checkpoint/nvfp4_tensors.h"
+
+#include <ATen/ops/empty.h>
 #include "core/error.h"
 #include "models/verify.h"
 

@@ -2,6 +2,12 @@
 // modeling_rope_utils.py of Transformers 5.23 rounds them.
 #include "models/rope.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/outer.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/where.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>

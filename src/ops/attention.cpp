@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "ops/attention_kernel.h"
+#include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
 
@@ -139,34 +140,17 @@ std::tuple<Tensor, Tensor> forward(const Tensor& qkv, const Tensor& cu_seqlens, 
   return call_kernel(op, qkv, cu_seqlens, heads, kv_heads, scale);
 }
 
-struct Attention : torch::autograd::Function<Attention> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& qkv,
-                        const Tensor& cu_seqlens, std::int64_t heads, std::int64_t kv_heads,
-                        double scale) {
-    auto [out, lse] = ops::forward(qkv, cu_seqlens, heads, kv_heads, scale);
-    ctx->save_for_backward({qkv, lse, cu_seqlens});
-    ctx->saved_data["heads"] = heads;
-    ctx->saved_data["kv_heads"] = kv_heads;
-    ctx->saved_data["scale"] = scale;
-    return out;
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(attention_backward_cpu)>("qad::attention_backward");
-    const auto saved = ctx->get_saved_variables();
-    auto& data = ctx->saved_data;
-    return {call_kernel(op, grads[0], saved[0], saved[1], saved[2], data["heads"].toInt(),
-                        data["kv_heads"].toInt(), data["scale"].toDouble()),
-            Tensor(), Tensor(), Tensor(), Tensor()};
-  }
-};
-
 }  // namespace
 
 Tensor attention(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
                  std::int64_t kv_heads, double scale) {
-  return recording({&qkv}) ? Attention::apply(qkv, cu_seqlens, heads, kv_heads, scale)
-                           : std::get<0>(forward(qkv, cu_seqlens, heads, kv_heads, scale));
+  auto [out, lse] = forward(qkv, cu_seqlens, heads, kv_heads, scale);
+  if (recording({&qkv}))
+    record(out, {qkv}, {qkv, lse, cu_seqlens}, [=](const Tensor& grad, Tensors saved) -> Tensors {
+      static const auto op = find_op<decltype(attention_backward_cpu)>("qad::attention_backward");
+      return {call_kernel(op, grad, saved[0], saved[1], saved[2], heads, kv_heads, scale)};
+    });
+  return out;
 }
 
 }  // namespace qad::ops

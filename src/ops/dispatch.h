@@ -1,9 +1,8 @@
 // What every operator's file needs to go through PyTorch's dispatcher: the typed handle of an
-// operator, the question whether autograd must record, and the checks at the boundary.
+// operator, and the checks at the boundary.
 #pragma once
 
 #include <algorithm>
-#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -24,13 +23,6 @@ auto call_kernel(const c10::TypedOperatorHandle<F>& op, Args&&... args) {
 template <class F>
 c10::TypedOperatorHandle<F> find_op(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
-}
-
-inline bool recording(std::initializer_list<const at::Tensor*> inputs) {
-  if (!at::GradMode::is_enabled()) return false;
-  for (const at::Tensor* t : inputs)
-    if (t->defined() && t->requires_grad()) return true;
-  return false;
 }
 
 inline void check_floats(const at::Tensor& t, std::int64_t dims, std::string_view operation,

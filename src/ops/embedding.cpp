@@ -2,6 +2,7 @@
 // head's weight too.
 #include <cstring>
 
+#include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
 
@@ -63,25 +64,18 @@ Tensor forward(const Tensor& weight, const Tensor& ids) {
   return call_kernel(op, weight, ids);
 }
 
-struct Embedding : torch::autograd::Function<Embedding> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& weight,
-                        const Tensor& ids) {
-    ctx->save_for_backward({ids});
-    ctx->saved_data["rows"] = weight.size(0);
-    return ops::forward(weight, ids);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(embedding_backward_cpu)>("qad::embedding_backward");
-    const Tensor ids = ctx->get_saved_variables()[0];
-    return {call_kernel(op, grads[0], ids, ctx->saved_data["rows"].toInt()), Tensor()};
-  }
-};
-
 }  // namespace
 
 Tensor embedding(const Tensor& weight, const Tensor& ids) {
-  return recording({&weight}) ? Embedding::apply(weight, ids) : forward(weight, ids);
+  const Tensor rows = forward(weight, ids);
+  if (recording({&weight}))
+    record(rows, {weight}, {ids},
+           [vocabulary = weight.size(0)](const Tensor& grad, Tensors saved) -> Tensors {
+             static const auto op =
+                 find_op<decltype(embedding_backward_cpu)>("qad::embedding_backward");
+             return {call_kernel(op, grad, saved[0], vocabulary)};
+           });
+  return rows;
 }
 
 }  // namespace qad::ops

@@ -1,6 +1,7 @@
 // NVFP4 fake quantisation of a tensor by rows, in parallel; the gradient passes straight through.
 #include <atomic>
 
+#include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
 
@@ -42,23 +43,14 @@ Tensor forward(const Tensor& x, double global, nvfp4::BlockScale rule, std::int6
   return y;
 }
 
-struct FakeQuantize : torch::autograd::Function<FakeQuantize> {
-  static Tensor forward(torch::autograd::AutogradContext*, const Tensor& x, double global,
-                        nvfp4::BlockScale rule, std::int64_t* clipped) {
-    return ops::forward(x, global, rule, clipped);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
-                                                 torch::autograd::variable_list grads) {
-    return {grads[0], Tensor(), Tensor(), Tensor()};
-  }
-};
-
 }  // namespace
 
 Tensor fake_quantize(const Tensor& x, double global, nvfp4::BlockScale rule,
                      std::int64_t* clipped) {
-  return recording({&x}) ? FakeQuantize::apply(x, global, rule, clipped)
-                         : forward(x, global, rule, clipped);
+  const Tensor y = forward(x, global, rule, clipped);
+  if (recording({&x}))
+    record(y, {x}, {}, [](const Tensor& grad, Tensors) -> Tensors { return {grad}; });
+  return y;
 }
 
 }  // namespace qad::ops

@@ -5,8 +5,10 @@
 
 #include <cmath>
 
+#include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/head_row.h"
+#include "ops/product.h"
 
 namespace qad::ops {
 namespace {
@@ -133,8 +135,8 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
     const std::int64_t n = std::min(chunk, tokens - begin);
     const Tensor hidden = in.student_hidden.narrow(0, begin, n);
     Tensor s = s_logits.narrow(0, 0, n), t = teacher ? t_logits.narrow(0, 0, n) : Tensor();
-    at::mm_out(s, hidden, in.student_weight.t());
-    if (teacher) at::mm_out(t, in.teacher_hidden.narrow(0, begin, n), in.teacher_weight.t());
+    product_into(s, hidden, in.student_weight.t());
+    if (teacher) product_into(t, in.teacher_hidden.narrow(0, begin, n), in.teacher_weight.t());
     float *sp = s.data_ptr<float>(), *tp = teacher ? t.data_ptr<float>() : nullptr;
     at::parallel_for(0, n, row_grain(vocabulary), [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) {
@@ -148,11 +150,8 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
         m[3 * tokens + i] = row.agree ? 1.0f : 0.0f;
       }
     });
-    if (hidden_grad) {
-      Tensor d = d_hidden.narrow(0, begin, n);
-      at::mm_out(d, s, in.student_weight);
-    }
-    if (weight_grad) d_weight.addmm_(s.t(), hidden, begin == 0 ? 0 : 1);
+    if (hidden_grad) product_into(d_hidden.narrow(0, begin, n), s, in.student_weight);
+    if (weight_grad) product_into(d_weight, s.t(), hidden, true);
   }
   double total = 0;
   for (const double l : losses) total += l;
@@ -188,50 +187,22 @@ Outputs forward(const HeadInputs& in, const LossWeights& loss, double normalizer
                      chunk_tokens, hidden_grad, weight_grad);
 }
 
-struct HeadLoss : torch::autograd::Function<HeadLoss> {
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx,
-                                                const Tensor& student_hidden,
-                                                const Tensor& student_weight, const HeadInputs& in,
-                                                const LossWeights& weights, double normalizer,
-                                                std::int64_t chunk_tokens) {
-    auto [loss, kl, ce, teacher_ce, agree, d_hidden, d_weight] =
-        ops::forward(in, weights, normalizer, chunk_tokens, student_hidden.requires_grad(),
-                     student_weight.requires_grad());
-    ctx->saved_data["d_hidden"] = d_hidden;
-    ctx->saved_data["d_weight"] = d_weight;
-    torch::autograd::variable_list metrics{ce};  // autograd takes no undefined outputs
-    if (kl.defined()) metrics.insert(metrics.end(), {kl, teacher_ce, agree});
-    ctx->mark_non_differentiable(metrics);
-    metrics.insert(metrics.begin(), loss);
-    return metrics;
-  }
-
-  // The gradients are handed over, not kept: they are as large as the head.
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    const float factor = grads[0].item<float>();
-    const auto take = [&](const char* name) {
-      Tensor g = std::exchange(ctx->saved_data[name], c10::IValue()).toTensor();
-      return g.defined() && factor != 1 ? g.mul_(factor) : g;
-    };
-    check(!ctx->saved_data["d_hidden"].isNone(), "head_loss",
-          "backward ran before on this loss: its gradients are gone; compute the loss again");
-    return {take("d_hidden"), take("d_weight"), Tensor(), Tensor(), Tensor(), Tensor()};
-  }
-};
-
 }  // namespace
 
 HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double normalizer,
                       std::int64_t chunk_tokens) {
-  if (recording({&in.student_hidden, &in.student_weight})) {
-    const auto out =
-        HeadLoss::apply(in.student_hidden, in.student_weight, in, loss, normalizer, chunk_tokens);
-    if (out.size() == 2) return {out[0], Tensor(), out[1], Tensor(), Tensor()};
-    return {out[0], out[2], out[1], out[3], out[4]};
-  }
+  const bool record_it = recording({&in.student_hidden, &in.student_weight});
   auto [value, kl, ce, teacher_ce, agree, d_hidden, d_weight] =
-      forward(in, loss, normalizer, chunk_tokens, false, false);
+      forward(in, loss, normalizer, chunk_tokens, record_it && in.student_hidden.requires_grad(),
+              record_it && in.student_weight.requires_grad());
+  if (record_it)
+    record(value, {in.student_hidden, in.student_weight}, {d_hidden, d_weight},
+           [](const Tensor& grad, Tensors gradients) {
+             const float factor = grad.item<float>();
+             for (Tensor& g : gradients)
+               if (g.defined() && factor != 1) g = g.mul(factor);
+             return gradients;
+           });
   return {value, kl, ce, teacher_ce, agree};
 }
 

@@ -2,6 +2,7 @@
 // rows, so that it does not depend on the number of threads.
 #include <cmath>
 
+#include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
 #include "ops/simd.h"
@@ -95,27 +96,17 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double
   return call_kernel(op, x, weight, eps);
 }
 
-struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
-                        const Tensor& weight, double eps) {
-    auto [y, inverse] = ops::forward(x, weight, eps);
-    ctx->save_for_backward({x, weight, inverse});
-    return y;
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(rms_norm_backward_cpu)>("qad::rms_norm_backward");
-    const auto saved = ctx->get_saved_variables();
-    auto [dx, dweight] = call_kernel(op, grads[0], saved[0], saved[1], saved[2]);
-    return {dx, dweight, Tensor()};
-  }
-};
-
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
-  return recording({&x, &weight}) ? RmsNorm::apply(x, weight, eps)
-                                  : std::get<0>(forward(x, weight, eps));
+  auto [y, inverse] = forward(x, weight, eps);
+  if (recording({&x, &weight}))
+    record(y, {x, weight}, {x, weight, inverse}, [](const Tensor& grad, Tensors saved) -> Tensors {
+      static const auto op = find_op<decltype(rms_norm_backward_cpu)>("qad::rms_norm_backward");
+      auto [dx, dweight] = call_kernel(op, grad, saved[0], saved[1], saved[2]);
+      return {dx, dweight};
+    });
+  return y;
 }
 
 }  // namespace qad::ops

@@ -2,6 +2,7 @@
 // angle.
 #include <cstring>
 
+#include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
 #include "ops/simd.h"
@@ -75,27 +76,16 @@ Tensor turn(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor&
   return call_kernel(op, x, cos, sin, positions, rotated, backward);
 }
 
-struct Rope : torch::autograd::Function<Rope> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const Tensor& cos,
-                        const Tensor& sin, const Tensor& positions, std::int64_t rotated) {
-    ctx->save_for_backward({cos, sin, positions});
-    ctx->saved_data["rotated"] = rotated;
-    return turn(x, cos, sin, positions, rotated, false);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    const auto saved = ctx->get_saved_variables();
-    return {turn(grads[0], saved[0], saved[1], saved[2], ctx->saved_data["rotated"].toInt(), true),
-            Tensor(), Tensor(), Tensor(), Tensor()};
-  }
-};
-
 }  // namespace
 
 Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor& positions,
             std::int64_t rotated) {
-  return recording({&x}) ? Rope::apply(x, cos, sin, positions, rotated)
-                         : turn(x, cos, sin, positions, rotated, false);
+  const Tensor y = turn(x, cos, sin, positions, rotated, false);
+  if (recording({&x}))
+    record(y, {x}, {cos, sin, positions}, [rotated](const Tensor& grad, Tensors saved) -> Tensors {
+      return {turn(grad, saved[0], saved[1], saved[2], rotated, true)};
+    });
+  return y;
 }
 
 }  // namespace qad::ops

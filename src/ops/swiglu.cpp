@@ -1,4 +1,5 @@
 // SwiGLU on the joined gate and up projections: silu(gate) * up, in one pass each way.
+#include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
 #include "ops/simd.h"
@@ -75,22 +76,16 @@ Tensor forward(const Tensor& gate_up) {
   return call_kernel(op, gate_up);
 }
 
-struct Swiglu : torch::autograd::Function<Swiglu> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& gate_up) {
-    ctx->save_for_backward({gate_up});
-    return ops::forward(gate_up);
-  }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list grads) {
-    static const auto op = find_op<decltype(swiglu_backward_cpu)>("qad::swiglu_backward");
-    return {call_kernel(op, grads[0], ctx->get_saved_variables()[0])};
-  }
-};
-
 }  // namespace
 
 Tensor swiglu(const Tensor& gate_up) {
-  return recording({&gate_up}) ? Swiglu::apply(gate_up) : forward(gate_up);
+  const Tensor y = forward(gate_up);
+  if (recording({&gate_up}))
+    record(y, {gate_up}, {gate_up}, [](const Tensor& grad, Tensors saved) -> Tensors {
+      static const auto op = find_op<decltype(swiglu_backward_cpu)>("qad::swiglu_backward");
+      return {call_kernel(op, grad, saved[0])};
+    });
+  return y;
 }
 
 }  // namespace qad::ops

@@ -1,6 +1,8 @@
 // From weights and calibrated inputs to scales and shipped values.
 #include "quantize/quantize.h"
 
+#include <ATen/ops/empty_like.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -121,7 +123,7 @@ std::vector<LayerError> weight_errors(const models::Model& quantized,
   for (const models::Linear* linear : models::linears(quantized)) {
     if (!linear->quant) continue;
     const at::Tensor w = original_of.at(&linear->weight).detach().to(at::kBFloat16).to(at::kDouble);
-    const at::Tensor error = w - linear->weight.value.detach();
+    const at::Tensor error = w.sub(linear->weight.value.detach());
     std::int64_t row = 0;
     for (const models::Part& part : linear->weight.parts) {
       const auto power = [&](const at::Tensor& t) {

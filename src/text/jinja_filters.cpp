@@ -1,4 +1,6 @@
 // Filters on text, numbers and single values; those on sequences are in jinja_sequences.cpp.
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 #include <string_view>
@@ -82,8 +84,8 @@ std::optional<double> parse_real(std::string_view text) {
   }
   const std::string low = lower(s);
   for (const std::string_view word : {"inf", "infinity", "nan"}) {
-    if (low == word || low == "+" + std::string(word)) return word == "nan" ? NAN : INFINITY;
-    if (low == "-" + std::string(word)) return word == "nan" ? NAN : -INFINITY;
+    if (low == word || low == fmt::format("+{}", word)) return word == "nan" ? NAN : INFINITY;
+    if (low == fmt::format("-{}", word)) return word == "nan" ? NAN : -INFINITY;
   }
   if (s.empty() || s.find_first_not_of("0123456789+-.eE") != s.npos) return {};
   char* end = nullptr;

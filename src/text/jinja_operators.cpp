@@ -205,7 +205,7 @@ Value attribute(Interpreter& in, const Value& object, const std::string& name) {
     for (const auto& [key, value] : space->items) {
       if (key == name) return value;
     }
-    return undefined("namespace has no attribute '" + name + "'");
+    return undefined(fmt::format("namespace has no attribute '{}'", name));
   }
   if (const auto* c = object.callable()) {
     if (c->is_macro && name == "name") return Value(c->name);
@@ -215,7 +215,7 @@ Value attribute(Interpreter& in, const Value& object, const std::string& name) {
   if (const auto* d = object.dict()) {
     if (const Value* v = find(budget, *d, Value(name))) return *v;
   }
-  return undefined("'" + type_name(object) + " object' has no attribute '" + name + "'");
+  return undefined(fmt::format("'{} object' has no attribute '{}'", type_name(object), name));
 }
 
 Value subscript(Interpreter& in, const Value& object, const Value& key) {
@@ -238,7 +238,8 @@ Value subscript(Interpreter& in, const Value& object, const Value& key) {
     }
   }
   if (key.str()) return attribute(in, object, key.str()->text);
-  return undefined("'" + type_name(object) + " object' has no element " + repr(budget, key));
+  return undefined(
+      fmt::format("'{} object' has no element {}", type_name(object), repr(budget, key)));
 }
 
 Value slice(Budget& budget, const Value& object, const Value& start, const Value& stop,
@@ -246,7 +247,7 @@ Value slice(Budget& budget, const Value& object, const Value& start, const Value
   const auto* s = object.sequence();
   if (!object.str() && !(s && s->kind <= Sequence::kRange)) {
     if (object.undefined()) budget.raise("slice of an undefined value");
-    return undefined("'" + type_name(object) + " object' cannot be sliced");
+    return undefined(fmt::format("'{} object' cannot be sliced", type_name(object)));
   }
   std::vector<std::string_view> parts;
   if (object.str()) parts = code_points(object.str()->text);

@@ -203,8 +203,17 @@ TEST(HeadLoss, RefusesWrongInputs) {
   refused([](HeadInputs& in) { in.weights = at::ones({3}); });
   refused([](HeadInputs& in) { in.student_hidden = random({4, 9}); });
   refused([](HeadInputs&) {}, {.temperature = 0});
-  const HeadOutputs out = ops::head_loss(good, {}, 1);
-  out.loss.backward({}, true);
+}
+
+// A retained graph gives the same gradients again; a spent one says so.
+TEST(HeadLoss, BackwardTwice) {
+  HeadInputs in = make({4, 8, 6, 10}, true, false);
+  in.student_hidden = leaf(in.student_hidden.detach());
+  const HeadOutputs out = ops::head_loss(in, {}, 1);
+  out.loss.backward(at::full({}, 2.0f), true);
+  const at::Tensor once = in.student_hidden.grad().clone();
+  out.loss.backward(at::full({}, 2.0f));
+  EXPECT_TRUE(at::equal(in.student_hidden.grad(), once.add(once)));
   EXPECT_THROW(out.loss.backward(), Error);
 }
 

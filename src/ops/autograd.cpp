@@ -1,0 +1,56 @@
+#include "ops/autograd.h"
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include "core/error.h"
+
+namespace qad::ops {
+namespace {
+
+namespace ag = torch::autograd;
+
+struct Recorded : ag::Node {
+  std::vector<ag::SavedVariable> saved;
+  Backward backward;
+  bool last = false;  // nobody will ask again
+
+  ag::variable_list apply(ag::variable_list&& grads) override {
+    if (!grads[0].defined()) return ag::variable_list(num_outputs());
+    check(backward != nullptr, "backward",
+          "it ran before on this result, and what it needs is gone; compute the result again");
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    Tensors tensors;
+    for (const ag::SavedVariable& s : saved) tensors.push_back(s.unpack());
+    if (last) saved.clear();  // so that a gradient that was saved needs no copy
+    return backward(grads[0], std::move(tensors));
+  }
+
+  void will_release_variables() override { last = true; }
+  void release_variables() override {
+    saved.clear();
+    backward = nullptr;
+  }
+};
+
+}  // namespace
+
+bool recording(std::initializer_list<const at::Tensor*> inputs) {
+  if (!at::GradMode::is_enabled()) return false;
+  for (const at::Tensor* t : inputs)
+    if (t->defined() && t->requires_grad()) return true;
+  return false;
+}
+
+void record(const at::Tensor& output, const Tensors& inputs, const Tensors& saved,
+            Backward backward) {
+  const std::shared_ptr<Recorded> node(new Recorded, ag::deleteNode);
+  for (const at::Tensor& t : inputs)
+    node->add_next_edge(t.defined() ? ag::impl::gradient_edge(t) : ag::Edge());
+  for (const at::Tensor& t : saved) node->saved.emplace_back(t, false);
+  node->backward = std::move(backward);
+  ag::impl::set_gradient_edge(output, {node, node->add_input_metadata(output)});
+}
+
+}  // namespace qad::ops
