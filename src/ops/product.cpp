@@ -36,6 +36,7 @@ void check_shapes(const Tensor& a, const Tensor& b) {
 }  // namespace
 
 Tensor product(const Tensor& a, const Tensor& b, const Tensor& bias) {
+  if (!a.is_cpu()) return bias.defined() ? at::addmm(bias, a, b) : at::mm(a, b);
   check_shapes(a, b);
   if (bias.defined()) {
     check_floats(bias, 1, "product", "bias");

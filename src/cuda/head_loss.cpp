@@ -1,0 +1,156 @@
+// The distillation head on CUDA: chunks of tokens go through both output matrices (cuBLAS, FP32
+// results), the rows' kernel and back. Logits and sums are FP32; with BF16 inputs the gradient of a
+// chunk's logits is rounded to BF16, one by one, for the two products that take it back. Nothing
+// waits for the device: positions of weight 0 are computed along and count nothing.
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/tensor.h"
+#include "ops/head_loss.h"
+
+namespace qad::cuda {
+namespace {
+
+using at::Tensor;
+using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+// Buffers of a chunk stay below this. Each chunk adds to d_weight, reading and writing all of it,
+// so chunks should be as tall as memory allows.
+constexpr std::int64_t kChunkBytes = std::int64_t{2} << 30;
+
+HeadRows::Weights unpack(at::ArrayRef<double> values) {
+  ops::LossWeights w;
+  std::size_t n = 0;
+  ops::for_each_loss(w, [&](const char*, double& member) {
+    if (n < values.size()) member = values[n];
+    ++n;
+  });
+  check_size(static_cast<std::int64_t>(values.size()), static_cast<std::int64_t>(n), "head_loss",
+             "number of loss weights");
+  check(w.temperature > 0 && std::isfinite(w.temperature), "head_loss",
+        "temperature: expected a positive number, found {}", w.temperature);
+  return {w.forward_kl, w.reverse_kl, w.jensen_shannon, w.mse, w.cross_entropy, w.temperature};
+}
+
+// Hidden states and output matrix of one model.
+struct Side {
+  Tensor hidden, weight;
+  // logits = hidden[begin, begin + n) weight^T, FP32.
+  void logits(std::int64_t begin, std::int64_t n, Tensor to) const {
+    const Tensor h = hidden.narrow(0, begin, n);
+    if (h.scalar_type() == at::kFloat)
+      at::mm_out(to, h, weight.t());
+    else
+      at::mm_out(to, h, weight.t(), at::kFloat);
+  }
+};
+
+Side side(const Tensor& hidden, const Tensor& weight, const char* name) {
+  check_values(hidden, 2, "head_loss", name);
+  check_size(weight.dim() == 2 ? weight.size(1) : 0, hidden.size(1), "head_loss",
+             "columns of the weight");
+  return {hidden.contiguous(),
+          check_beside(weight, hidden.scalar_type(), hidden, "head_loss", name)};
+}
+
+// d_weight += gradient^T hidden, in FP32.
+void add_weight_gradient(Tensor d_weight, const Tensor& gradient, const Tensor& hidden) {
+  if (hidden.scalar_type() == at::kFloat)
+    at::addmm_out(d_weight, d_weight, gradient.t(), hidden);
+  else
+    at::addmm_out(d_weight, d_weight, gradient.t(), hidden, at::kFloat);
+}
+
+Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weight,
+                       const std::optional<Tensor>& teacher_hidden,
+                       const std::optional<Tensor>& teacher_weight, const Tensor& labels,
+                       const Tensor& weights, at::ArrayRef<double> loss_weights, double normalizer,
+                       std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad) {
+  const Side student = side(student_hidden, student_weight, "student");
+  const bool has_teacher = teacher_hidden.has_value();
+  check(has_teacher == teacher_weight.has_value(), "head_loss",
+        "expected the teacher's hidden states and weight together");
+  const Side teacher = has_teacher ? side(*teacher_hidden, *teacher_weight, "teacher") : Side{};
+  const std::int64_t tokens = student.hidden.size(0), vocabulary = student.weight.size(0);
+  const HeadRows::Weights w = unpack(loss_weights);
+  check(normalizer > 0 && std::isfinite(normalizer), "head_loss",
+        "normalizer: expected a positive number, found {}", normalizer);
+  check(has_teacher || w.forward_kl + w.reverse_kl + w.jensen_shannon + w.mse == 0, "head_loss",
+        "a divergence needs a teacher; without one only cross_entropy is possible");
+  if (has_teacher) {
+    check_size(teacher.hidden.size(0), tokens, "head_loss", "rows of teacher_hidden");
+    check_size(teacher.weight.size(0), vocabulary, "head_loss", "the teacher's vocabulary");
+  }
+  const Tensor label = check_beside(labels, at::kLong, student.hidden, "head_loss", "labels");
+  const Tensor weight = check_beside(weights, at::kFloat, student.hidden, "head_loss", "weights");
+  check_size(label.numel(), tokens, "head_loss", "number of labels");
+  check_size(weight.numel(), tokens, "head_loss", "number of weights");
+
+  const Launch launch(student.hidden, "head_loss");
+  const bool bf16 = student.hidden.scalar_type() == at::kBFloat16;
+  const bool gradient = hidden_grad || weight_grad;
+  const std::int64_t stride = (vocabulary + 7) / 8 * 8;  // rows start at 16 bytes in both types
+  const std::int64_t bytes = 4 + (has_teacher ? 4 : 0) + (gradient && bf16 ? 2 : 0);
+  const std::int64_t fit = std::max<std::int64_t>(kChunkBytes / (bytes * stride) / 128 * 128, 128);
+  const std::int64_t chunk = std::clamp<std::int64_t>(chunk_tokens > 0 ? chunk_tokens : fit, 1,
+                                                      std::max<std::int64_t>(tokens, 1));
+  const auto options = student.hidden.options(), floats = options.dtype(at::kFloat);
+  const auto rows_of = [&](at::TensorOptions o) {
+    return at::empty({chunk, stride}, o).narrow(1, 0, vocabulary);
+  };
+  const Tensor s_logits = rows_of(floats), t_logits = has_teacher ? rows_of(floats) : Tensor();
+  const Tensor d_logits = gradient && bf16 ? rows_of(options) : s_logits;  // FP32: in place
+  const Tensor metrics = at::empty({4, tokens}, floats);
+  const Tensor losses = at::empty({tokens}, options.dtype(at::kDouble));
+  const Tensor d_hidden = hidden_grad ? at::empty_like(student.hidden) : Tensor();
+  const Tensor d_weight = weight_grad ? at::zeros(student.weight.sizes(), floats) : Tensor();
+  float* m = metrics.data_ptr<float>();
+
+  for (std::int64_t begin = 0; begin < tokens; begin += chunk) {
+    const std::int64_t n = std::min(chunk, tokens - begin);
+    student.logits(begin, n, s_logits.narrow(0, 0, n));
+    if (has_teacher) teacher.logits(begin, n, t_logits.narrow(0, 0, n));
+    head_rows({.student = s_logits.const_data_ptr<float>(),
+               .teacher = has_teacher ? t_logits.const_data_ptr<float>() : nullptr,
+               .rows = n,
+               .vocabulary = vocabulary,
+               .stride = stride,
+               .labels = label.const_data_ptr<std::int64_t>() + begin,
+               .weights = weight.const_data_ptr<float>() + begin,
+               .w = w,
+               .normalizer = normalizer,
+               .loss = losses.data_ptr<double>() + begin,
+               .kl = m + begin,
+               .ce = m + tokens + begin,
+               .teacher_ce = m + 2 * tokens + begin,
+               .agree = m + 3 * tokens + begin,
+               .gradient = gradient ? d_logits.data_ptr() : nullptr,
+               .gradient_type = bf16 ? Type::bf16 : Type::f32,
+               .gradient_stride = stride},
+              launch.stream());
+    launch.done();
+    const Tensor d = d_logits.narrow(0, 0, n);
+    if (hidden_grad) {
+      Tensor to = d_hidden.narrow(0, begin, n);
+      at::mm_out(to, d, student.weight);
+    }
+    if (weight_grad) add_weight_gradient(d_weight, d, student.hidden.narrow(0, begin, n));
+  }
+  const Tensor loss = losses.sum().div(normalizer).to(at::kFloat);
+  const auto metric = [&](int i) { return has_teacher ? metrics[i] : Tensor(); };
+  return {loss, metric(0), metrics[1], metric(2), metric(3), d_hidden, d_weight};
+}
+
+TORCH_LIBRARY_IMPL(qad, CUDA, m) {
+  m.impl("head_loss", head_loss_cuda);
+}
+
+}  // namespace
+}  // namespace qad::cuda

@@ -1,0 +1,98 @@
+// Values of either type as floats in registers, 16 bytes of a row at a time where rows allow it:
+// what every elementwise kernel reads and writes with.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "cuda/launch.h"
+
+namespace qad::cuda {
+
+__device__ inline float to_float(float x) {
+  return x;
+}
+__device__ inline float to_float(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
+__device__ inline void store(float* p, float x) {
+  *p = x;
+}
+__device__ inline void store(__nv_bfloat16* p, float x) {
+  *p = __float2bfloat16_rn(x);
+}
+
+// What moves in one access; as a struct of N values the compiler may take it apart.
+template <int kBytes>
+struct RawOf;
+template <>
+struct RawOf<16> {
+  using Type = uint4;
+};
+template <>
+struct RawOf<8> {
+  using Type = uint2;
+};
+template <>
+struct RawOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct RawOf<2> {
+  using Type = unsigned short;
+};
+template <class T, int N>
+using Raw = typename RawOf<sizeof(T) * N>::Type;
+
+template <int N, class T>
+__device__ inline void load(const T* p, float (&x)[N]) {
+  const Raw<T, N> raw = *reinterpret_cast<const Raw<T, N>*>(p);
+  T values[N];
+  memcpy(values, &raw, sizeof raw);
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = to_float(values[i]);
+}
+
+template <int N, class T>
+__device__ inline void store(T* p, const float (&x)[N]) {
+  T values[N];
+#pragma unroll
+  for (int i = 0; i < N; ++i) store(&values[i], x[i]);
+  Raw<T, N> raw;
+  memcpy(&raw, values, sizeof raw);
+  __stwb(reinterpret_cast<Raw<T, N>*>(p),
+         raw);  // a plain store may be merged into a tail's scalars
+}
+
+template <class T>
+constexpr int kWide = 16 / sizeof(T);
+
+// Calls f<T>() for the type of the values in memory.
+template <class F>
+void for_type(Type type, F&& f) {
+  if (type == Type::f32)
+    f.template operator()<float>();
+  else
+    f.template operator()<__nv_bfloat16>();
+}
+
+// Calls f<T, N>(): N values fill 16 bytes if rows of `cols` values at all these addresses can be
+// read so, else N is 1.
+template <class F, class... Pointers>
+void for_vectors(Type type, std::int64_t cols, F&& f, const Pointers*... pointers) {
+  const bool aligned = ((reinterpret_cast<std::uintptr_t>(pointers) % 16 == 0) && ...);
+  for_type(type, [&]<class T>() {
+    if (aligned && cols % kWide<T> == 0)
+      f.template operator()<T, kWide<T>>();
+    else
+      f.template operator()<T, 1>();
+  });
+}
+
+inline std::int64_t blocks_for(std::int64_t items, std::int64_t per_block) {
+  return (items + per_block - 1) / per_block;
+}
+
+}  // namespace qad::cuda

@@ -1,0 +1,73 @@
+// Cases of fake quantisation, all of them equal to the bit: ties of the code and of the scale, tiny
+// and huge values, subnormals, zero blocks, signed zeros, clipped values, rows with a tail.
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "cuda/harness.h"
+
+namespace qad::cuda::test {
+namespace {
+
+using at::Tensor;
+
+Tensor exact_in_bf16(const Tensor& t) {
+  return t.to(at::kBFloat16).to(at::kFloat);
+}
+
+// Values of the grid's midpoints times powers of two: every quotient is a tie or beside one.
+Tensor ties(at::IntArrayRef shape) {
+  const Tensor points =
+      at::tensor({0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f, 6.0f, 0.0f, 7.0f});
+  const Tensor pick = points.index({at::randint(0, 10, shape, at::kLong)});
+  return pick * at::randint(0, 2, shape, at::kFloat).mul(2).sub(1) *
+         at::randint(-2, 3, shape, at::kFloat).exp2();
+}
+
+// Magnitudes over many binades, some exact zeros of both signs.
+Tensor spread(at::IntArrayRef shape, double low, double high) {
+  const Tensor x = at::randn(shape) * at::rand(shape).mul(high - low).add(low).exp2();
+  return exact_in_bf16(at::where(at::rand(shape) < 0.1, x * 0, x));
+}
+
+struct Kind {
+  const char* name;
+  std::function<Tensor(at::IntArrayRef)> make;
+};
+const Kind kKinds[] = {
+    {"normal", [](at::IntArrayRef s) { return random(s); }},
+    {"ties", [](at::IntArrayRef s) { return ties(s); }},
+    {"spread", [](at::IntArrayRef s) { return spread(s, -20, 12); }},
+    {"subnormal", [](at::IntArrayRef s) { return spread(s, -140, -120); }},
+    {"sparse",
+     [](at::IntArrayRef s) { return at::where(at::rand(s) < 0.95, at::zeros(s), random(s)); }},
+    {"zero", [](at::IntArrayRef s) { return at::zeros(s).mul(at::randn(s).sign()); }},
+};
+
+}  // namespace
+
+std::vector<Case> format_cases() {
+  const std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 16}, {1, 1},   {3, 7},     {5, 24},
+                                                          {7, 40}, {4, 896}, {64, 4864}, {2, 100}};
+  std::vector<Case> cases;
+  // The last two are no powers of two: then a dequantised value may round once more to BF16.
+  for (const double global : {1.0, 0x1p-10, 0x1p-116, 3.1e-4, 0.7})
+    for (const std::int64_t rule : {0, 1, 2})
+      for (const Kind& kind : kKinds)
+        for (const auto& [rows, cols] : shapes) {
+          const bool clips = global == 0x1p-10;
+          cases.push_back({std::string("fake_quantize ") + kind.name + " rule " +
+                               std::to_string(rule) + " global " +
+                               std::to_string(std::log2(global)) + " of " + std::to_string(rows) +
+                               " " + std::to_string(cols),
+                           "qad::fake_quantize",
+                           [=, make = kind.make] {
+                             Tensor x = make({rows, cols}) * (clips ? 8.0 : 1.0);
+                             return std::vector<Argument>{values(x), {global}, {rule}};
+                           },
+                           {{}, {}}});
+        }
+  return cases;
+}
+
+}  // namespace qad::cuda::test

@@ -1,0 +1,90 @@
+// Cases of the distillation head: every loss, temperatures, no teacher, a teacher of another width,
+// masked positions with labels out of range, chunks that divide the tokens and ones that do not.
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "cuda/harness.h"
+#include "ops/head_loss.h"
+
+namespace qad::cuda::test {
+namespace {
+
+using at::Tensor;
+
+struct Loss {
+  const char* name;
+  ops::LossWeights weights;
+  bool teacher = true;
+};
+const Loss kLosses[] = {
+    {"forward KL", {}},
+    {"forward KL, warm", {.temperature = 2.5}},
+    {"reverse KL", {.forward_kl = 0, .reverse_kl = 1}},
+    {"Jensen-Shannon", {.forward_kl = 0, .jensen_shannon = 1}},
+    {"squared error", {.forward_kl = 0, .mse = 1}},
+    {"cross-entropy", {.forward_kl = 0, .cross_entropy = 1}},
+    {"cross-entropy, no teacher", {.forward_kl = 0, .cross_entropy = 1}, false},
+    {"KL and cross-entropy", {.forward_kl = 0.7, .cross_entropy = 0.3}},
+    {"everything", {0.5, 0.4, 0.3, 0.2, 0.1, 1.5}},
+};
+
+struct Shape {
+  std::int64_t tokens, hidden, teacher_hidden, vocabulary, chunk;
+};
+const Shape kShapes[] = {{1, 3, 3, 2, 0},
+                         {7, 16, 24, 33, 3},
+                         {40, 64, 64, 512, 8},
+                         {33, 32, 48, 2501, 0},
+                         {64, 128, 128, 9000, 48}};
+
+}  // namespace
+
+std::vector<Case> head_cases() {
+  std::vector<Case> cases;
+  for (const Shape& s : kShapes)
+    for (const Loss& loss : kLosses)
+      for (const bool masked : {false, true}) {
+        const auto arguments = [=] {
+          Tensor labels = at::randint(0, s.vocabulary, {s.tokens}, at::kLong);
+          Tensor weights = at::rand({s.tokens}).add(0.1);
+          if (masked)
+            for (std::int64_t t = 0; t < s.tokens; t += 2) {
+              weights[t] = 0;
+              labels[t] = -100;
+            }
+          const auto matrix = [&](std::int64_t width) {
+            return values(random({s.vocabulary, width}, 2 / std::sqrt(width)));
+          };
+          c10::List<double> list;
+          ops::for_each_loss(loss.weights, [&](const char*, double w) { list.push_back(w); });
+          const Argument none{at::IValue()};
+          return std::vector<Argument>{
+              values(random({s.tokens, s.hidden})),
+              matrix(s.hidden),
+              loss.teacher ? values(random({s.tokens, s.teacher_hidden})) : none,
+              loss.teacher ? matrix(s.teacher_hidden) : none,
+              fixed(labels),
+              fixed(weights),
+              {list},
+              {static_cast<double>(s.tokens)},
+              {s.chunk},
+              {true},
+              {true}};
+        };
+        // Logits sum over the hidden size; losses are differences of logits that reach 8 or so.
+        const double logits = 8.0 * static_cast<double>(s.hidden + s.teacher_hidden) + 64;
+        // Gradients sum over the vocabulary or the tokens; in BF16 each logit's gradient is rounded
+        // once, which a sum of either sign keeps below two roundings of its largest result.
+        const double sums = logits + static_cast<double>(s.vocabulary + s.tokens);
+        const Tolerance metric{logits, 0, 1}, gradient{sums, 2};
+        cases.push_back({std::string("head_loss ") + loss.name + (masked ? ", masked" : "") +
+                             " of " + std::to_string(s.tokens) + " " + std::to_string(s.vocabulary),
+                         "qad::head_loss",
+                         arguments,
+                         {metric, metric, metric, metric, {}, gradient, gradient}});
+      }
+  return cases;
+}
+
+}  // namespace qad::cuda::test
