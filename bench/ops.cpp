@@ -1,12 +1,11 @@
 // Time of each operator, forward and backward, at the shapes of stories260K and of SmolLM2-135M;
 // bench/ops_peer.py prints the same rows from PyTorch. Options: [shape] [repeats].
-#include <malloc.h>
-
 #include <chrono>
 #include <functional>
 #include <string_view>
 
 #include "core/error.h"
+#include "ops/allocator.h"
 #include "ops/head_loss.h"
 #include "ops/ops.h"
 
@@ -101,9 +100,7 @@ void run(const Shape& s, int repeats) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // As the program does: large blocks stay with the process instead of going back to the system.
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, -1);
+  ops::install_allocator();
   const std::string_view only = argc > 1 ? argv[1] : "";
   const int repeats = argc > 2 ? std::atoi(argv[2]) : 10;
   fmt::print("{} threads; head_loss: evaluation, then training whole, GFLOP/s of each\n",

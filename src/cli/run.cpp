@@ -1,9 +1,8 @@
 // qad: quantization-aware distillation in NVFP4. `qad -h` and `qad COMMAND -h` are the reference of
 // every option.
-#include <malloc.h>
-
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -11,6 +10,7 @@
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "core/nearest.h"
 #include "core/version.h"
 #include "ops/allocator.h"
 
@@ -18,13 +18,31 @@ namespace qad::cli {
 
 std::string command_line;
 
-int run(int argc, char** argv) {
-  // A training step allocates and frees the same large blocks again and again; by default glibc
-  // would map and unmap (and the kernel zero) each of them, which cost a quarter of the step.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
-  mallopt(M_TOP_PAD, 64 << 20);
+namespace {
 
+// The first word that no command or option wanted, with the nearest that is known; empty if none.
+std::string unexpected_word(const CLI::App& app) {
+  const std::vector<std::string> words = app.remaining(true);
+  if (words.empty()) return {};
+  const auto option = std::find_if(words.begin(), words.end(),
+                                   [](const std::string& w) { return w.starts_with("-"); });
+  const std::string word = option == words.end() ? words.front() : *option;
+  const auto chosen = app.get_subcommands();
+  std::vector<std::string> known;
+  if (chosen.empty()) {
+    for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+    return fmt::format("\"{}\" is no command{}", word, did_you_mean(word, known));
+  }
+  for (const CLI::Option* o : chosen.front()->get_options())
+    for (const std::string& name : o->get_lnames()) known.push_back("--" + name);
+  return fmt::format("\"{}\" is nothing that qad {} takes{}", word, chosen.front()->get_name(),
+                     did_you_mean(word, known));
+}
+
+}  // namespace
+
+int run(int argc, char** argv) {
+  ops::install_allocator();
   for (int i = 0; i < argc; ++i) {
     const std::string word = i == 0 ? "qad" : argv[i];
     const bool plain =
@@ -32,7 +50,6 @@ int run(int argc, char** argv) {
     if (i > 0) command_line += ' ';
     command_line += plain ? word : "'" + word + "'";
   }
-  ops::install_allocator();
   std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is an error of write(), not a death
 
   CLI::App app(
@@ -59,7 +76,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::RuntimeError& e) {
     return e.get_exit_code();
   } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
+    const std::string word = e.get_exit_code() == 0 ? std::string() : unexpected_word(app);
+    if (word.empty()) return app.exit(e) == 0 ? 0 : 2;
+    std::fprintf(stderr, "qad: %s\nRun with --help for more information.\n", word.c_str());
+    return 2;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr,
                  "qad: out of memory; try fewer sequences a micro-batch or a shorter seq_len\n");

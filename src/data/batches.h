@@ -43,6 +43,7 @@ struct Source {
   std::vector<Sequence> sequences;
   double weight = 1;
 };
+std::int64_t token_count(const Source& source);  // of an epoch
 
 // Draws sequences: a source by weight, then the next of a seeded shuffle of its sequences,
 // reshuffled each epoch. The k-th draw depends on the seed and k alone, so a run resumes by its
@@ -58,7 +59,6 @@ class Stream {
   Draw draw(std::int64_t k) const;  // 0 <= k < 2^31
   // `document` counts on from source to source, so that documents of different sources differ.
   Batch batch(std::int64_t first_draw, std::int64_t sequences) const;
-  std::int64_t tokens_per_epoch() const;  // of all sources, each once
   const std::vector<Source>& sources() const { return sources_; }
   std::uint64_t fingerprint() const;  // of everything that decides what is drawn
 

@@ -77,7 +77,10 @@ std::vector<Document> read_documents(const fs::path& file, const text::Tokenizer
     try {
       documents.push_back(make());
     } catch (const Error& e) {
-      fail(kOperation, "{}:{}: {}", file.string(), line, e.what());
+      std::string_view said = e.what();
+      const std::string own = fmt::format("[{}] ", kOperation);  // once is enough
+      if (said.starts_with(own)) said.remove_prefix(own.size());
+      fail(kOperation, "{}:{}: {}", file.string(), line, said);
     }
     return options.max_documents <= 0 ||
            static_cast<std::int64_t>(documents.size()) < options.max_documents;

@@ -108,11 +108,10 @@ Batch Stream::batch(std::int64_t first_draw, std::int64_t sequences) const {
   return builder.finish();
 }
 
-std::int64_t Stream::tokens_per_epoch() const {
+std::int64_t token_count(const Source& source) {
   std::int64_t tokens = 0;
-  for (const Source& source : sources_)
-    for (const Sequence& sequence : source.sequences)
-      for (const Piece& piece : sequence) tokens += piece.length;
+  for (const Sequence& sequence : source.sequences)
+    for (const Piece& piece : sequence) tokens += piece.length;
   return tokens;
 }
 

@@ -6,13 +6,13 @@ namespace qad::distill {
 
 namespace {
 
-constexpr std::int64_t kFloat = 4;
+constexpr double kFloat = 4;
 
 // The program with LibTorch loaded (116 MiB: VmHWM of `qad inspect`), its data, tokenizer and what
 // calibration leaves (20 MiB, the rest of the demo's peak).
-constexpr std::int64_t kProgram = std::int64_t{136} << 20;
+constexpr double kProgram = 136 << 20;
 // What ops/head_loss.h keeps of logits at a time.
-constexpr std::int64_t kLogits = 64 << 20, kLogitTokens = 1024;
+constexpr double kLogits = 64 << 20, kLogitTokens = 1024;
 
 // Floats a token that the operators save between forward and backward (save_for_backward in
 // src/ops): both norms their input, each linear its (quantised) input, attention the rotated q, k,
@@ -33,22 +33,25 @@ std::int64_t saved_per_token(const models::ModelConfig& config) {
 
 }  // namespace
 
-std::int64_t MemoryPlan::total() const {
-  std::int64_t sum = 0;
+double MemoryPlan::total() const {
+  double sum = 0;
   for (const auto& [kind, size] : bytes) sum += size;
   return sum;
 }
 
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, std::int64_t epoch_tokens) {
-  const std::int64_t n = models::parameter_count(student) * kFloat;
-  const std::int64_t step_tokens = config.batch_sequences * config.seq_len;
+  // In floating point: numbers from a recipe may be absurd, and must not overflow.
+  const double n = static_cast<double>(models::parameter_count(student)) * kFloat;
+  const double seq_len = static_cast<double>(config.seq_len);
   const std::int64_t micro = config.micro_sequences > 0
                                  ? std::min(config.micro_sequences, config.batch_sequences)
                                  : config.batch_sequences;
-  const std::int64_t tokens = micro * config.seq_len;
-  const std::int64_t head = student.vocabulary * student.hidden * kFloat;
-  const std::int64_t activations = saved_per_token(student) * tokens * kFloat;
+  const double tokens = static_cast<double>(micro) * seq_len;
+  const double vocabulary = static_cast<double>(student.vocabulary);
+  const double hidden = static_cast<double>(student.hidden);
+  const double head = vocabulary * hidden * kFloat;
+  const double activations = static_cast<double>(saved_per_token(student)) * tokens * kFloat;
 
   MemoryPlan plan;
   plan.bytes.emplace_back("program and data", kProgram);
@@ -56,27 +59,30 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("master weights", n);
   plan.bytes.emplace_back("AdamW moments", 2 * n);
   if (teacher != nullptr)
-    plan.bytes.emplace_back("teacher", models::parameter_count(*teacher) * kFloat);
+    plan.bytes.emplace_back("teacher",
+                            static_cast<double>(models::parameter_count(*teacher)) * kFloat);
   plan.bytes.emplace_back("activations", activations);
   // The head's gradient is there before the backward pass begins; the others come as activations
   // go. A tied embedding's own gradient is one more of that size at the end. Micro-batches after
   // the first meet the gradients of those before.
-  const std::int64_t at_end = n + (student.tied ? head : 0);
-  const std::int64_t beside =
+  const double at_end = n + (student.tied ? head : 0);
+  const double beside =
       micro < config.batch_sequences ? at_end : std::max(head, at_end - activations);
   plan.bytes.emplace_back("gradients", beside);
   // Logits of a chunk of tokens, hidden states and their gradient.
-  const std::int64_t logits =
-      (teacher != nullptr ? 2 : 1) * std::min(tokens, kLogitTokens) * student.vocabulary * kFloat;
-  plan.bytes.emplace_back("loss", std::min(kLogits, logits) + 3 * tokens * student.hidden * kFloat);
+  const bool both = teacher != nullptr && config.loss.divergences() > 0;
+  const double logits = (both ? 2 : 1) * std::min(tokens, kLogitTokens) * vocabulary * kFloat;
+  plan.bytes.emplace_back("loss", std::min(kLogits, logits) + 3 * tokens * hidden * kFloat);
   if (config.cache_teacher && teacher != nullptr) {
-    const std::int64_t all = config.steps * step_tokens;
-    plan.bytes.emplace_back(
-        "teacher cache",
-        (epoch_tokens > 0 ? std::min(all, epoch_tokens) : all) * teacher->hidden * kFloat);
+    const double all =
+        static_cast<double>(config.steps) * static_cast<double>(config.batch_sequences) * seq_len;
+    const double cached = epoch_tokens > 0 ? std::min(all, static_cast<double>(epoch_tokens)) : all;
+    plan.bytes.emplace_back("teacher cache",
+                            cached * static_cast<double>(teacher->hidden) * kFloat);
   }
   if (config.state_folder.empty())
-    plan.bytes.emplace_back("kept candidates", std::max<std::int64_t>(0, config.keep_best) * n);
+    plan.bytes.emplace_back("kept candidates",
+                            static_cast<double>(std::max<std::int64_t>(0, config.keep_best)) * n);
   return plan;
 }
 

@@ -99,12 +99,11 @@ class Trainer {
 // the rate, reached at the last update (constant stays).
 double learning_rate_at(const TrainConfig& config, std::int64_t step);
 
-// What training will take, by kind, before it starts; the sum is the predicted peak (goal: within
-// 10
-// %), besides what the program holds anyway. epoch_tokens, if known, bounds the teacher's cache.
+// What training will take in bytes, by kind, before it starts; the sum is the predicted peak of the
+// program (goal: within 10 %). epoch_tokens, if not 0, bounds the teacher's cache.
 struct MemoryPlan {
-  std::vector<std::pair<std::string, std::int64_t>> bytes;
-  std::int64_t total() const;
+  std::vector<std::pair<std::string, double>> bytes;
+  double total() const;
 };
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, std::int64_t epoch_tokens = 0);

@@ -1,10 +1,9 @@
 // From a configuration to parameters with their Hugging Face names and shapes. Blocks are built
 // through a scope, so that a name is written where its parameter is (design decision 4).
+#include <ATen/ops/empty.h>
 #include <fmt/core.h>
 
 #include "models/model.h"
-
-#include <ATen/ops/empty.h>
 
 namespace qad::models {
 namespace {

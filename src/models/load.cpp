@@ -1,9 +1,9 @@
 // A checkpoint's tensors into a model's FP32 values: parts one below the other, NVFP4 dequantised.
+#include <ATen/ops/empty.h>
+
 #include <atomic>
 
 #include "checkpoint/nvfp4_tensors.h"
-
-#include <ATen/ops/empty.h>
 #include "core/error.h"
 #include "models/verify.h"
 

@@ -3,6 +3,9 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
+#include <cstdint>
+
 namespace qad::ops {
 
 namespace hn = hwy::HWY_NAMESPACE;
@@ -70,18 +73,29 @@ HWY_INLINE void for_lanes(D d, std::int64_t n, F&& f) {
   for (; i + lanes <= n; i += lanes) f(i, lanes);
   if (i < n) f(i, n - i);
 }
+// Only from AVX2 on do masked loads and stores leave alone what they mask out; older ones may touch
+// memory that is not ours.
+constexpr bool kMasksProtect = HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX2;
+
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V load(D d, const float* p, std::int64_t lanes) {
-  return lanes == static_cast<std::int64_t>(hn::Lanes(d))
-             ? hn::LoadU(d, p)
-             : hn::MaskedLoad(hn::FirstN(d, lanes), d, p);
+  if (lanes == static_cast<std::int64_t>(hn::Lanes(d))) return hn::LoadU(d, p);
+  if constexpr (kMasksProtect) return hn::MaskedLoad(hn::FirstN(d, lanes), d, p);
+  HWY_ALIGN float whole[hn::MaxLanes(D())] = {};
+  std::copy_n(p, lanes, whole);
+  return hn::Load(d, whole);
 }
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void store(D d, V v, float* p, std::int64_t lanes) {
-  if (lanes == static_cast<std::int64_t>(hn::Lanes(d)))
+  if (lanes == static_cast<std::int64_t>(hn::Lanes(d))) {
     hn::StoreU(v, d, p);
-  else
+  } else if constexpr (kMasksProtect) {
     hn::BlendedStore(v, hn::FirstN(d, lanes), d, p);
+  } else {
+    HWY_ALIGN float whole[hn::MaxLanes(D())];
+    hn::Store(v, d, whole);
+    std::copy_n(whole, lanes, p);
+  }
 }
 
 }  // namespace qad::ops

@@ -15,6 +15,7 @@
 #include "recipe/progress.h"
 #include "recipe/report.h"
 #include "recipe/steps.h"
+#include "text/model_files.h"
 
 namespace qad::recipe {
 namespace {
@@ -107,14 +108,8 @@ class OutputFolder {
   fs::path path_;
 };
 
-distill::MemoryPlan memory_plan(const Recipe& recipe, const models::ModelConfig& student,
-                                const models::ModelConfig& teacher) {
-  return distill::plan_memory(student, &teacher, train_config_of(recipe));
-}
-
 // What the model is and what will become of it, on stderr and in the outcome.
-void describe(Outcome& outcome, const models::Model& student, const models::ModelConfig& teacher,
-              const quantize::Policy& policy) {
+void describe(Outcome& outcome, const models::Model& student, const quantize::Policy& policy) {
   const Recipe& recipe = outcome.recipe;
   outcome.architecture = student.config.architecture;
   outcome.coverage = quantize::coverage(student, policy);
@@ -127,9 +122,22 @@ void describe(Outcome& outcome, const models::Model& student, const models::Mode
        human_count(static_cast<double>(outcome.parameters)),
        human_bytes(static_cast<double>(outcome.bytes_before)));
   note("{}", quantize::coverage_table(outcome.coverage));
-  if (recipe.method != "ptq")
-    note("memory      {} expected at the peak",
-         human_bytes(static_cast<double>(memory_plan(recipe, student.config, teacher).total())));
+}
+
+// Says what training will take; `epoch_tokens` as plan_memory wants them.
+distill::MemoryPlan describe_memory(const Recipe& recipe, const models::ModelConfig& student,
+                                    const models::ModelConfig& teacher, std::int64_t epoch_tokens) {
+  if (recipe.method == "ptq") return {};
+  const distill::MemoryPlan plan =
+      distill::plan_memory(student, &teacher, train_config_of(recipe), epoch_tokens);
+  note("memory      {} expected at the peak", human_bytes(plan.total()));
+  return plan;
+}
+
+std::int64_t tokens_of(const std::vector<data::Source>& sources) {
+  std::int64_t tokens = 0;
+  for (const data::Source& source : sources) tokens += data::token_count(source);
+  return tokens;
 }
 
 void add_samples(Outcome& outcome, const char* label, const models::Model& model,
@@ -231,9 +239,10 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
         teacher_path);
   check_same_vocabulary("distill", teacher, student);
   const quantize::Policy policy = policy_of(recipe);
-  describe(outcome, student.model, teacher.model.config, policy);
+  describe(outcome, student.model, policy);
 
   DataSets sets = read_data(recipe, student.tokenizer);
+  describe_memory(recipe, student.model.config, teacher.model.config, tokens_of(sets.train));
   outcome.teacher = measure("BF16", teacher.model, &teacher.model, sets.test);
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
 
@@ -265,9 +274,15 @@ void plan(const Recipe& recipe) {
   models::Model student = models::build(config_of(recipe.model));
   const models::ModelConfig teacher =
       recipe.teacher.empty() ? student.config : config_of(recipe.teacher);
-  describe(outcome, student, teacher, policy_of(recipe));
-  for (const auto& [what, bytes] : memory_plan(recipe, student.config, teacher).bytes)
-    note("memory      {:<28} {:>10}", what, human_bytes(static_cast<double>(bytes)));
+  describe(outcome, student, policy_of(recipe));
+  // Only a cache of the teacher grows with the data.
+  const std::int64_t epoch_tokens =
+      recipe.train.cache_teacher
+          ? tokens_of(read_data(recipe, text::tokenizer_of(checkpoint::open(recipe.model))).train)
+          : 0;
+  for (const auto& [what, bytes] :
+       describe_memory(recipe, student.config, teacher, epoch_tokens).bytes)
+    note("memory      {:<28} {:>10}", what, human_bytes(bytes));
 }
 
 }  // namespace qad::recipe

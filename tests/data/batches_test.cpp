@@ -169,7 +169,7 @@ TEST(Stream, BatchesCountDocumentsThroughAllSources) {
   const std::set<std::int64_t> documents(batch.document.begin(), batch.document.end());
   EXPECT_THAT(documents, ElementsAre(0, 1, 2, 3, 4));
   EXPECT_EQ(batch.tokens.ids.numel(), 160);
-  EXPECT_EQ(stream.tokens_per_epoch(), 20);
+  EXPECT_EQ(token_count(stream.sources()[0]) + token_count(stream.sources()[1]), 20);
 }
 
 TEST(Stream, FingerprintSeesDataWeightsAndSeed) {

@@ -71,6 +71,14 @@ def test_every_command_has_help(command):
     assert "--help" in qad(command, "-h")
 
 
+def test_wrong_usage_names_the_nearest_word():
+    for args, said in ((["distil"], '"distil" is no command; did you mean "distill"?'),
+                       (["distill", "x.yaml", "--train.stepz", "3"], 'did you mean "--train.steps"?'),
+                       (["generate", "m", "--top-p", "2"], "--top-p")):
+        run = subprocess.run([str(QAD), *args], capture_output=True, text=True)
+        assert run.returncode == 2 and said in run.stdout + run.stderr, run
+
+
 def bad(tmp_path, name, content):
     path = tmp_path / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -80,7 +88,8 @@ def bad(tmp_path, name, content):
 def test_bad_data_names_file_and_line(tmp_path, tokenizer_files):
     for content, said in (("", "empty"), ('{"text": "a"}\n{"text": 3}\n', ":2"), ('{"text": "a"}\n{oops\n', ":2"),
                           ('{"nothing": 1}\n', ":1")):
-        assert said in qad("evaluate", STORIES, "--data", bad(tmp_path, "d.jsonl", content), ok=False), content
+        error = qad("evaluate", STORIES, "--data", bad(tmp_path, "d.jsonl", content), ok=False)
+        assert said in error and error.count("[read_data]") == 1, error
 
 
 def test_bad_models_give_one_error(tmp_path, tokenizer_files):
