@@ -1,7 +1,11 @@
 // Our matrix products beside LibTorch's (MKL) at the shapes of stories260K and SmolLM2-135M, one
 // thread and all: they take turns, so that what else the machine does hits both.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
 #include <chrono>
 
+#include "core/error.h"
 #include "ops/allocator.h"
 #include "ops/product.h"
 

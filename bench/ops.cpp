@@ -1,5 +1,9 @@
 // Time of each operator, forward and backward, at the shapes of stories260K and of SmolLM2-135M;
 // bench/ops_peer.py prints the same rows from PyTorch. Options: [shape] [repeats].
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+
 #include <chrono>
 #include <functional>
 #include <string_view>
