@@ -1,6 +1,8 @@
 // Options as CLI11 takes them.
 #include "cli/command.h"
 
+#include <fmt/core.h>
+
 #include <CLI/CLI.hpp>
 
 namespace qad::cli {
@@ -45,10 +47,17 @@ void Command::flag(const std::string& names, bool& value, const std::string& hel
 template <class T>
 void Command::number(const std::string& names, T& value, const std::string& help, T least, T most) {
   CLI::Option* option = app_->add_option(names, value, help)->capture_default_str()->group(group_);
-  if (most == std::numeric_limits<T>::max() && least == 0)
-    option->check(CLI::NonNegativeNumber);
-  else
+  if (most < std::numeric_limits<T>::max())
     option->check(CLI::Range(least, most));
+  else
+    option->check(CLI::Validator(
+        [least](std::string& given) {
+          T value{};
+          return CLI::detail::lexical_cast(given, value) && value >= least
+                     ? std::string()
+                     : fmt::format("expected a number of at least {}, found {}", least, given);
+        },
+        least == 0 ? "NONNEGATIVE" : fmt::format(">= {}", least)));
 }
 template void Command::number(const std::string&, std::int64_t&, const std::string&, std::int64_t,
                               std::int64_t);

@@ -6,12 +6,13 @@ namespace qad::cli {
 
 void add_compute_options(Command& command, ComputeOptions& options) {
   command.choice("--device", options.device, {"cpu", "cuda"}, "where to compute");
-  command.number("--threads", options.threads, "CPU threads; 0: one a core");
+  command.number("--threads", options.threads, "CPU threads; 0: one a core", std::int64_t{0},
+                 std::int64_t{4096});
 }
 
 void apply(const ComputeOptions& options) {
   check(options.device == "cpu", "device",
-        "cuda: this build has no CUDA plug-in; use --device cpu");
+        "cuda: the program does not use GPUs yet; use --device cpu");
   if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
 }
 

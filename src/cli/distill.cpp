@@ -9,7 +9,8 @@ namespace qad::cli {
 namespace {
 
 struct Options {
-  std::string source, output;
+  std::string source;
+  std::optional<std::string> output;
   std::vector<std::string> sets;
   std::vector<std::pair<std::string, std::optional<std::string>>> keys;  // a slot per recipe key
   bool dry_run = false, print_recipe = false;
@@ -23,7 +24,7 @@ recipe::Recipe recipe_of(const Options& o) {
   for (const std::string& assignment : o.sets) recipe::set_assignment(r, assignment);
   for (const auto& [key, value] : o.keys)
     if (value) recipe::set_key(r, key, *value, "--" + key);
-  if (!o.output.empty()) r.output = o.output;
+  if (o.output) r.output = *o.output;
   return r;
 }
 
@@ -35,7 +36,7 @@ void add_distill(CLI::App& app) {
   auto o = std::make_shared<Options>();
   command.text("source", o->source, "recipe (.yaml), or the model to distil");
   command.repeated("--set", o->sets, "key=value: changes a recipe key; may be repeated");
-  command.text("-o", o->output, "the same as --output");
+  command.optional("-o", o->output, "the same as --output, and stronger");
   command.flag("--dry-run", o->dry_run,
                "print what would be quantised and the memory it takes, and stop");
   command.flag("--print-recipe", o->print_recipe, "print the whole recipe as YAML, and stop");

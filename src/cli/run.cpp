@@ -31,7 +31,10 @@ std::string unexpected_word(const CLI::App& app) {
   std::vector<std::string> known;
   if (chosen.empty()) {
     for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
-    return fmt::format("\"{}\" is no command{}", word, did_you_mean(word, known));
+    for (const CLI::Option* o : app.get_options())
+      for (const std::string& name : o->get_lnames()) known.push_back("--" + name);
+    return fmt::format("\"{}\" is no {}{}", word, word.starts_with("-") ? "option" : "command",
+                       did_you_mean(word, known));
   }
   for (const CLI::Option* o : chosen.front()->get_options())
     for (const std::string& name : o->get_lnames()) known.push_back("--" + name);

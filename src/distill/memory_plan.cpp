@@ -14,7 +14,7 @@ constexpr double kProgram = 136 << 20;
 // What ops/head_loss.h keeps of logits at a time.
 constexpr double kLogits = 64 << 20, kLogitTokens = 1024;
 
-// Floats a token that the operators save between forward and backward (save_for_backward in
+// Floats a token that the operators save between forward and backward (given to record in
 // src/ops): both norms their input, each linear its (quantised) input, attention the rotated q, k,
 // v and a log-sum-exp a head, SwiGLU its input; q/k norms their input besides.
 std::int64_t saved_per_token(const models::ModelConfig& config) {

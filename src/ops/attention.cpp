@@ -146,10 +146,12 @@ Tensor attention(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads
                  std::int64_t kv_heads, double scale) {
   auto [out, lse] = forward(qkv, cu_seqlens, heads, kv_heads, scale);
   if (recording({&qkv}))
-    record(out, {qkv}, {qkv, lse, cu_seqlens}, [=](const Tensor& grad, Tensors saved) -> Tensors {
-      static const auto op = find_op<decltype(attention_backward_cpu)>("qad::attention_backward");
-      return {call_kernel(op, grad, saved[0], saved[1], saved[2], heads, kv_heads, scale)};
-    });
+    record("attention", out, {qkv}, {qkv, lse, cu_seqlens},
+           [=](const Tensor& grad, Tensors saved) -> Tensors {
+             static const auto op =
+                 find_op<decltype(attention_backward_cpu)>("qad::attention_backward");
+             return {call_kernel(op, grad, saved[0], saved[1], saved[2], heads, kv_heads, scale)};
+           });
   return out;
 }
 

@@ -4,6 +4,8 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <utility>
+
 #include "core/error.h"
 
 namespace qad::ops {
@@ -11,23 +13,31 @@ namespace {
 
 namespace ag = torch::autograd;
 
+// Used by one thread at a time, as all of the trainer's graphs are.
 struct Recorded : ag::Node {
+  const char* operation;
   std::vector<ag::SavedVariable> saved;
   Backward backward;
   bool last = false;  // nobody will ask again
 
   ag::variable_list apply(ag::variable_list&& grads) override {
     if (!grads[0].defined()) return ag::variable_list(num_outputs());
-    check(backward != nullptr, "backward",
-          "it ran before on this result, and what it needs is gone; compute the result again");
+    check(!at::GradMode::is_enabled(), operation, "second derivatives are not supported");
+    check(
+        backward != nullptr, operation,
+        "backward ran before on this result, and what it needs is gone; compute the result again");
     const at::AutoDispatchBelowADInplaceOrView guard;
     Tensors tensors;
     for (const ag::SavedVariable& s : saved) tensors.push_back(s.unpack());
-    if (last) saved.clear();  // so that a gradient that was saved needs no copy
-    return backward(grads[0], std::move(tensors));
+    if (!last) return backward(grads[0], std::move(tensors));
+    // Given up before it is used: a gradient that was saved then needs no copy, and should the
+    // function throw, nobody calls it again on nothing.
+    saved.clear();
+    return std::exchange(backward, nullptr)(grads[0], std::move(tensors));
   }
 
   void will_release_variables() override { last = true; }
+  std::string name() const override { return fmt::format("qad::{}", operation); }
   void release_variables() override {
     saved.clear();
     backward = nullptr;
@@ -43,12 +53,16 @@ bool recording(std::initializer_list<const at::Tensor*> inputs) {
   return false;
 }
 
-void record(const at::Tensor& output, const Tensors& inputs, const Tensors& saved,
-            Backward backward) {
+void record(const char* operation, const at::Tensor& output, const Tensors& inputs,
+            const Tensors& saved, Backward backward) {
   const std::shared_ptr<Recorded> node(new Recorded, ag::deleteNode);
   for (const at::Tensor& t : inputs)
     node->add_next_edge(t.defined() ? ag::impl::gradient_edge(t) : ag::Edge());
-  for (const at::Tensor& t : saved) node->saved.emplace_back(t, false);
+  for (const at::Tensor& t : saved) {
+    check(!t.is_same(output), operation, "its output saved for itself would never be freed");
+    node->saved.emplace_back(t, false);
+  }
+  node->operation = operation;
   node->backward = std::move(backward);
   ag::impl::set_gradient_edge(output, {node, node->add_input_metadata(output)});
 }

@@ -19,10 +19,10 @@ using Backward = std::function<Tensors(const at::Tensor& grad, Tensors saved)>;
 // Whether an operator on these must call record: some of them need a gradient, and it is wanted.
 bool recording(std::initializer_list<const at::Tensor*> inputs);
 
-// `output`, freshly computed, came from `inputs` (undefined ones are allowed). What the backward
-// pass needs of tensors belongs in `saved`, which is checked against changes in place and freed
-// after use; `backward` itself must hold none.
-void record(const at::Tensor& output, const Tensors& inputs, const Tensors& saved,
-            Backward backward);
+// `output`, freshly computed by `operation`, came from `inputs` (undefined ones are allowed). What
+// the backward pass needs of tensors belongs in `saved` (never `output` itself), which is freed
+// after use and checked against PyTorch's own changes in place; `backward` itself must hold none.
+void record(const char* operation, const at::Tensor& output, const Tensors& inputs,
+            const Tensors& saved, Backward backward);
 
 }  // namespace qad::ops

@@ -69,7 +69,7 @@ Tensor forward(const Tensor& weight, const Tensor& ids) {
 Tensor embedding(const Tensor& weight, const Tensor& ids) {
   const Tensor rows = forward(weight, ids);
   if (recording({&weight}))
-    record(rows, {weight}, {ids},
+    record("embedding", rows, {weight}, {ids},
            [vocabulary = weight.size(0)](const Tensor& grad, Tensors saved) -> Tensors {
              static const auto op =
                  find_op<decltype(embedding_backward_cpu)>("qad::embedding_backward");

@@ -49,7 +49,8 @@ Tensor fake_quantize(const Tensor& x, double global, nvfp4::BlockScale rule,
                      std::int64_t* clipped) {
   const Tensor y = forward(x, global, rule, clipped);
   if (recording({&x}))
-    record(y, {x}, {}, [](const Tensor& grad, Tensors) -> Tensors { return {grad}; });
+    record("fake_quantize", y, {x}, {},
+           [](const Tensor& grad, Tensors) -> Tensors { return {grad}; });
   return y;
 }
 

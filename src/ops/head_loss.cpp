@@ -196,7 +196,7 @@ HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double norm
       forward(in, loss, normalizer, chunk_tokens, record_it && in.student_hidden.requires_grad(),
               record_it && in.student_weight.requires_grad());
   if (record_it)
-    record(value, {in.student_hidden, in.student_weight}, {d_hidden, d_weight},
+    record("head_loss", value, {in.student_hidden, in.student_weight}, {d_hidden, d_weight},
            [](const Tensor& grad, Tensors gradients) {
              const float factor = grad.item<float>();
              for (Tensor& g : gradients)

@@ -57,8 +57,8 @@ struct HeadOutputs {
 
 // Gradients flow to student_hidden and student_weight. `normalizer` is usually the number of target
 // tokens of the whole optimiser step, so that micro-batches add up. `chunk_tokens` 0: as many as
-// keep the logits within 64 MB. The gradients are made here and handed over by the first backward
-// pass; a second one throws.
+// keep the logits within 64 MB. The gradients are made here and handed over by the backward pass; a
+// second one throws unless the graph is retained.
 HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double normalizer,
                       std::int64_t chunk_tokens = 0);
 

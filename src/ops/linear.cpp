@@ -41,7 +41,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     const Tensors saved = {weight.requires_grad() ? x : Tensor(),
                            x.requires_grad() ? weight : Tensor()};
     record(
-        y, {x, weight, bias}, saved,
+        "linear", y, {x, weight, bias}, saved,
         [sum = bias.defined() && bias.requires_grad()](const Tensor& dy, Tensors saved) -> Tensors {
           return {saved[1].defined() ? product(dy, saved[1]) : Tensor(),
                   saved[0].defined() ? product(dy.t(), saved[0]) : Tensor(),

@@ -6,6 +6,7 @@
 #include <hwy/aligned_allocator.h>
 
 #include <algorithm>
+#include <new>
 
 #include "ops/matmul_kernel.h"
 
@@ -86,6 +87,7 @@ void multiply_block(const Product& p, const Part& part, std::int64_t k0, std::in
 
 void multiply_part(const Product& p, const Part& part) {
   thread_local const auto packed = hwy::AllocateAligned<float>(kDepth * kColumns);
+  if (!packed) throw std::bad_alloc();
   // Rows of just one panel's width are a panel as they are.
   const bool pack = p.b.transposed || part.n1 - part.n0 != kPanel || p.b.stride != kPanel;
   const std::int64_t k_block = even_block(p.k, kDepth, 4);

@@ -101,11 +101,13 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const Tensor& weight, double
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
   auto [y, inverse] = forward(x, weight, eps);
   if (recording({&x, &weight}))
-    record(y, {x, weight}, {x, weight, inverse}, [](const Tensor& grad, Tensors saved) -> Tensors {
-      static const auto op = find_op<decltype(rms_norm_backward_cpu)>("qad::rms_norm_backward");
-      auto [dx, dweight] = call_kernel(op, grad, saved[0], saved[1], saved[2]);
-      return {dx, dweight};
-    });
+    record("rms_norm", y, {x, weight}, {x, weight, inverse},
+           [](const Tensor& grad, Tensors saved) -> Tensors {
+             static const auto op =
+                 find_op<decltype(rms_norm_backward_cpu)>("qad::rms_norm_backward");
+             auto [dx, dweight] = call_kernel(op, grad, saved[0], saved[1], saved[2]);
+             return {dx, dweight};
+           });
   return y;
 }
 

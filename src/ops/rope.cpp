@@ -82,9 +82,10 @@ Tensor rope(const Tensor& x, const Tensor& cos, const Tensor& sin, const Tensor&
             std::int64_t rotated) {
   const Tensor y = turn(x, cos, sin, positions, rotated, false);
   if (recording({&x}))
-    record(y, {x}, {cos, sin, positions}, [rotated](const Tensor& grad, Tensors saved) -> Tensors {
-      return {turn(grad, saved[0], saved[1], saved[2], rotated, true)};
-    });
+    record("rope", y, {x}, {cos, sin, positions},
+           [rotated](const Tensor& grad, Tensors saved) -> Tensors {
+             return {turn(grad, saved[0], saved[1], saved[2], rotated, true)};
+           });
   return y;
 }
 

@@ -81,7 +81,7 @@ Tensor forward(const Tensor& gate_up) {
 Tensor swiglu(const Tensor& gate_up) {
   const Tensor y = forward(gate_up);
   if (recording({&gate_up}))
-    record(y, {gate_up}, {gate_up}, [](const Tensor& grad, Tensors saved) -> Tensors {
+    record("swiglu", y, {gate_up}, {gate_up}, [](const Tensor& grad, Tensors saved) -> Tensors {
       static const auto op = find_op<decltype(swiglu_backward_cpu)>("qad::swiglu_backward");
       return {call_kernel(op, grad, saved[0])};
     });

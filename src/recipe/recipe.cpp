@@ -294,7 +294,7 @@ void validate(const Recipe& r) {
           "loss", "method: qat is cross-entropy alone; leave the weights of losses out");
   require(l.forward_kl + l.reverse_kl + l.jensen_shannon + l.mse + l.cross_entropy > 0, "loss",
           "all weights are 0: nothing would be learned");
-  require(r.device == "cpu", "device", "cuda: this build has no CUDA plug-in; use device: cpu");
+  require(r.device == "cpu", "device", "cuda: the program does not use GPUs yet; use device: cpu");
 }
 
 std::vector<KeyInfo> keys() {

@@ -118,7 +118,7 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
   EXPECT_THAT(said(r), HasSubstr("divide"));
   r = good;
   r.device = "cuda";
-  EXPECT_THAT(said(r), HasSubstr("CUDA"));
+  EXPECT_THAT(said(r), HasSubstr("GPU"));
   r = good;
   r.loss.forward_kl = 0;
   EXPECT_THAT(said(r), HasSubstr("loss"));
