@@ -62,13 +62,9 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
     plan.bytes.emplace_back("teacher",
                             static_cast<double>(models::parameter_count(*teacher)) * kFloat);
   plan.bytes.emplace_back("activations", activations);
-  // The head's gradient is there before the backward pass begins; the others come as activations
-  // go. A tied embedding's own gradient is one more of that size at the end. Micro-batches after
-  // the first meet the gradients of those before.
-  const double at_end = n + (student.tied ? head : 0);
-  const double beside =
-      micro < config.batch_sequences ? at_end : std::max(head, at_end - activations);
-  plan.bytes.emplace_back("gradients", beside);
+  // They come as activations go, but hardly fit into what those leave: measured at the 135M shape,
+  // both count. A tied embedding's own gradient is one more of the head's size at the end.
+  plan.bytes.emplace_back("gradients", n + (student.tied ? head : 0));
   // Logits of a chunk of tokens, hidden states and their gradient.
   const bool both = teacher != nullptr && config.loss.divergences() > 0;
   const double logits = (both ? 2 : 1) * std::min(tokens, kLogitTokens) * vocabulary * kFloat;
