@@ -9,7 +9,9 @@ weight into FP32. The peer is from_pretrained in FP32 and one forward pass, its 
 import json, pathlib, statistics, subprocess, tempfile, time
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
+
+from shapes import smollm2_135m
 
 QAD = pathlib.Path(__file__).resolve().parents[1] / "build/qad"
 
@@ -23,10 +25,7 @@ def seconds(f):
 def main():
     with tempfile.TemporaryDirectory() as work:
         folder, tokens = pathlib.Path(work) / "model", pathlib.Path(work) / "tokens.json"
-        model = LlamaForCausalLM(LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-                                             num_attention_heads=9, num_key_value_heads=3, vocab_size=49152,
-                                             tie_word_embeddings=True))
-        model.to(torch.bfloat16).save_pretrained(folder)
+        smollm2_135m(folder)
         tokens.write_text(json.dumps([[1]]))
 
         def qad(*args):

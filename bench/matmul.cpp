@@ -3,15 +3,15 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include <chrono>
-
 #include "core/error.h"
 #include "ops/allocator.h"
 #include "ops/product.h"
+#include "timing.h"
 
 namespace {
 
 using at::Tensor;
+using qad::bench::seconds;
 
 struct Shape {
   const char* name;
@@ -23,12 +23,6 @@ const Shape kShapes[] = {
     {"stories260K head", 1024, 64, 512},    {"SmolLM2-135M qkv", 512, 576, 960},
     {"SmolLM2-135M output", 512, 576, 576}, {"SmolLM2-135M gate_up", 512, 576, 3072},
     {"SmolLM2-135M down", 512, 1536, 576},  {"SmolLM2-135M head", 160, 576, 49152}};
-
-double seconds(const auto& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 void compare(const Shape& s, const char* form, const Tensor& a, const Tensor& b) {
   const Tensor mine = at::empty({a.size(0), b.size(1)}), its = at::empty_like(mine);

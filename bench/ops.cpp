@@ -4,7 +4,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
-#include <chrono>
 #include <functional>
 #include <string_view>
 
@@ -12,10 +11,12 @@
 #include "ops/allocator.h"
 #include "ops/head_loss.h"
 #include "ops/ops.h"
+#include "timing.h"
 
 namespace {
 
 using at::Tensor;
+using qad::bench::seconds;
 using namespace qad;
 
 struct Shape {
@@ -25,12 +26,6 @@ struct Shape {
 };
 const Shape kShapes[] = {{"stories260K", 16, 256, 64, 8, 4, 8, 176, 512},
                          {"SmolLM2-135M", 2, 256, 576, 9, 3, 64, 1536, 49152}};
-
-double seconds(const std::function<void()>& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // The fastest of the repeats: what the code takes when nobody disturbs it.
 void measure(const Shape& s, const char* name, int repeats, double flop, double bytes,

@@ -5,7 +5,6 @@
 //   decoded texts out, each with an int64 length before
 #include <fmt/core.h>
 
-#include <chrono>
 #include <cstdio>
 #include <iostream>
 #include <limits>
@@ -15,6 +14,7 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "text/tokenizer.h"
+#include "timing.h"
 
 namespace {
 
@@ -26,10 +26,7 @@ template <class F>
 double fastest(F run) {
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < 5; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    best = std::min(best, took.count());
+    best = std::min(best, qad::bench::seconds(run));
   }
   return best;
 }

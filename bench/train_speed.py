@@ -12,12 +12,14 @@ import json, pathlib, statistics, subprocess, sys, tempfile, time
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
+
+from shapes import smollm2_135m
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QAD = ROOT / "build/qad"
 SHAPES = {"stories260k": dict(batch=16, seq=256, steps=16, rounds=3),
-          "135m": dict(batch=2, seq=256, steps=6, rounds=1)}
+          "135m": dict(batch=2, seq=256, steps=6, rounds=3)}
 E2M1 = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0])
 VALUES = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
@@ -94,11 +96,7 @@ def main():
         folder = pathlib.Path(work) / "model"
         subprocess.run([QAD, "convert", ROOT / "data/stories260k/stories260K.bin", folder], check=True, capture_output=True)
         if name == "135m":
-            torch.manual_seed(0)
-            model = LlamaForCausalLM(LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-                                                 num_attention_heads=9, num_key_value_heads=3, vocab_size=49152,
-                                                 tie_word_embeddings=True))
-            model.to(torch.bfloat16).save_pretrained(folder)
+            smollm2_135m(folder)
         unquantised = ["--set", "quantize.rules=[{pattern: '*', quantize: false}]"]
         peers = {"peer, NVFP4": peer(folder, shape, True), "peer, unquantised": peer(folder, shape, False)}
         rates = {k: [] for k in ("ours, NVFP4", "ours, unquantised", "ours, NVFP4, cached", *peers)}

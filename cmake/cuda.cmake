@@ -49,7 +49,7 @@ target_link_libraries(bench_cuda PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,qad_ops>"
 target_include_directories(bench_cuda SYSTEM PRIVATE "${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES}")
 foreach(program test_cuda bench_cuda)
   target_compile_definitions(${program} PRIVATE QAD_CUDA_PLUGIN="libqad_cuda.so")
-  target_compile_options(${program} PRIVATE -O1)
+  target_compile_options(${program} PRIVATE ${quick})
   set_target_properties(${program} PROPERTIES BUILD_RPATH "$ORIGIN")  # where the plug-in is
   target_link_options(${program} PRIVATE -Wl,--allow-shlib-undefined)
   add_dependencies(${program} qad_cuda)

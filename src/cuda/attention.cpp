@@ -28,9 +28,9 @@ struct Documents {
 // blocks that find nothing to do.
 Documents documents(const Tensor& cu_seqlens, const Tensor& qkv) {
   const std::int64_t tokens = qkv.size(0), count = cu_seqlens.numel() - 1;
-  check(cu_seqlens.scalar_type() == at::kInt && cu_seqlens.is_contiguous() && count >= 0,
-        "attention", "cu_seqlens: expected contiguous document starts of int32, found {}",
-        describe(cu_seqlens));
+  if (cu_seqlens.scalar_type() != at::kInt || !cu_seqlens.is_contiguous() || count < 0)
+    fail("attention", "cu_seqlens: expected contiguous document starts of int32, found {}",
+         describe(cu_seqlens));
   if (!cu_seqlens.is_cpu()) {
     check_beside(cu_seqlens, at::kInt, qkv, "attention", "cu_seqlens");
     return {cu_seqlens, count, tokens};

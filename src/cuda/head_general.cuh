@@ -37,7 +37,7 @@ struct Token {
 // Returns the loss without cross-entropy. Takes the sums 0 and 1 again: `combine` has been read,
 // barriers ago.
 template <class G>
-__device__ double general(const Row& row, const HeadRows::Weights& w, const Softmaxes& cold,
+__device__ double general(const Row& row, const ops::LossWeights& w, const Softmaxes& cold,
                           std::int64_t label, double scale, G* gradient, Scratch& scratch) {
   const double tau = w.temperature;
   const float inverse = static_cast<float>(1 / tau);

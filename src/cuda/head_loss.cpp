@@ -10,10 +10,9 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "cuda/tensor.h"
-#include "ops/head_loss.h"
+#include "ops/unpack_losses.h"
 
 namespace qad::cuda {
 namespace {
@@ -24,20 +23,6 @@ using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 // Buffers of a chunk stay below this. Each chunk adds to d_weight, reading and writing all of it,
 // so chunks should be as tall as memory allows.
 constexpr std::int64_t kChunkBytes = std::int64_t{2} << 30;
-
-HeadRows::Weights unpack(at::ArrayRef<double> values) {
-  ops::LossWeights w;
-  std::size_t n = 0;
-  ops::for_each_loss(w, [&](const char*, double& member) {
-    if (n < values.size()) member = values[n];
-    ++n;
-  });
-  check_size(static_cast<std::int64_t>(values.size()), static_cast<std::int64_t>(n), "head_loss",
-             "number of loss weights");
-  check(w.temperature > 0 && std::isfinite(w.temperature), "head_loss",
-        "temperature: expected a positive number, found {}", w.temperature);
-  return {w.forward_kl, w.reverse_kl, w.jensen_shannon, w.mse, w.cross_entropy, w.temperature};
-}
 
 // Hidden states and output matrix of one model.
 struct Side {
@@ -79,11 +64,7 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
         "expected the teacher's hidden states and weight together");
   const Side teacher = has_teacher ? side(*teacher_hidden, *teacher_weight, "teacher") : Side{};
   const std::int64_t tokens = student.hidden.size(0), vocabulary = student.weight.size(0);
-  const HeadRows::Weights w = unpack(loss_weights);
-  check(normalizer > 0 && std::isfinite(normalizer), "head_loss",
-        "normalizer: expected a positive number, found {}", normalizer);
-  check(has_teacher || w.forward_kl + w.reverse_kl + w.jensen_shannon + w.mse == 0, "head_loss",
-        "a divergence needs a teacher; without one only cross_entropy is possible");
+  const ops::LossWeights w = ops::unpack_losses(loss_weights, normalizer, has_teacher);
   if (has_teacher) {
     check_size(teacher.hidden.size(0), tokens, "head_loss", "rows of teacher_hidden");
     check_size(teacher.weight.size(0), vocabulary, "head_loss", "the teacher's vocabulary");

@@ -11,13 +11,13 @@ namespace qad::cuda {
 namespace {
 
 bool usual(const HeadRows& rows) {
-  const HeadRows::Weights& w = rows.w;
+  const ops::LossWeights& w = rows.w;
   return !rows.teacher ||
          (w.reverse_kl == 0 && w.jensen_shannon == 0 && w.mse == 0 && w.temperature == 1);
 }
 
 template <class G>
-__device__ void usual_gradient(const Row& row, const HeadRows::Weights& w, const Softmaxes& cold,
+__device__ void usual_gradient(const Row& row, const ops::LossWeights& w, const Softmaxes& cold,
                                std::int64_t label, double scale, G* gradient) {
   const double kl_weight = row.teacher ? w.forward_kl : 0.0;
   const float a = static_cast<float>(scale * (kl_weight + w.cross_entropy) / cold.s_sum);

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "nvfp4/nvfp4.h"
+#include "ops/loss_weights.h"
 
 namespace qad::cuda {
 
@@ -60,17 +61,14 @@ void attention(Type type, const AttentionShape& shape, const void* qkv, void* ou
 void attention_backward(Type type, const AttentionShape& shape, const void* grad, const void* qkv,
                         const float* lse, void* dqkv, float* delta, cudaStream_t stream);
 
-// Rows of logits of the head, and what becomes of them. `w` as ops::LossWeights.
+// Rows of logits of the head, and what becomes of them.
 struct HeadRows {
-  struct Weights {
-    double forward_kl, reverse_kl, jensen_shannon, mse, cross_entropy, temperature;
-  };
   const float* student;  // [rows, vocabulary] with `stride`, a multiple of 4; 16-byte aligned
   const float* teacher;  // null: none
   std::int64_t rows, vocabulary, stride;
   const std::int64_t* labels;  // [rows], as all below
   const float* weights;
-  Weights w;
+  ops::LossWeights w;
   double normalizer;
   double* loss;  // weight * loss of each row
   float *kl, *ce, *teacher_ce, *agree;

@@ -15,8 +15,9 @@ using at::Tensor;
 Tensor linear_cuda(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   check_values(x, 2, "linear", "x");
   check_values(weight, 2, "linear", "weight");
-  check(x.scalar_type() == weight.scalar_type(), "linear",
-        "expected x and weight of one type, found {} and {}", describe(x), describe(weight));
+  if (x.scalar_type() != weight.scalar_type())
+    fail("linear", "expected x and weight of one type, found {} and {}", describe(x),
+         describe(weight));
   check_size(x.size(1), weight.size(1), "linear", "columns of x");
   const c10::cuda::CUDAGuard guard(x.device());
   if (!bias) return at::mm(x, weight.t());

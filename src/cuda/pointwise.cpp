@@ -17,9 +17,9 @@ Tensor rope_cuda(const Tensor& x, const Tensor& cos, const Tensor& sin, const Te
   check(dim % 2 == 0, "rope", "head dimension: expected an even number, found {}", dim);
   check(rotated >= 0 && rotated <= heads, "rope", "rotated heads: expected 0 to {}, found {}",
         heads, rotated);
-  check(cos.dim() == 2 && cos.sizes() == sin.sizes(), "rope",
-        "cos and sin: expected two tables of the same shape, found {} and {}", describe(cos),
-        describe(sin));
+  if (cos.dim() != 2 || cos.sizes() != sin.sizes())
+    fail("rope", "cos and sin: expected two tables of the same shape, found {} and {}",
+         describe(cos), describe(sin));
   check_size(positions.numel(), tokens, "rope", "number of positions");
   check_size(cos.size(1), dim / 2, "rope", "columns of cos");
   const Tensor in = x.contiguous(), c = check_beside(cos, at::kFloat, x, "rope", "cos"),

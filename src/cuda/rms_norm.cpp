@@ -20,8 +20,8 @@ constexpr std::int64_t kMaxCols = 32768;
 
 std::tuple<Tensor, Tensor> rms_norm_cuda(const Tensor& x, const Tensor& weight, double eps) {
   const Type type = type_of(x, "rms_norm", "x");
-  check(x.dim() >= 1 && weight.dim() == 1, "rms_norm",
-        "expected rows and a vector, found {} and {}", describe(x), describe(weight));
+  if (x.dim() < 1 || weight.dim() != 1)
+    fail("rms_norm", "expected rows and a vector, found {} and {}", describe(x), describe(weight));
   check_size(x.size(-1), weight.size(0), "rms_norm", "columns of x");
   const Tensor in = x.contiguous();
   const Tensor w = check_beside(weight, in.scalar_type(), in, "rms_norm", "weight");

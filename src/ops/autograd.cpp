@@ -1,3 +1,5 @@
+// One node of PyTorch's graph for every operator: it keeps what was saved and calls the backward
+// function that the operator gave.
 #include "ops/autograd.h"
 
 #include <torch/csrc/autograd/function.h>

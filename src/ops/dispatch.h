@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <optional>
-#include <string>
 #include <string_view>
 #include <utility>
 
-#include "core/error.h"
+#include "ops/checks.h"
 
 namespace qad::ops {
 
@@ -27,23 +26,12 @@ c10::TypedOperatorHandle<F> find_op(const char* name) {
 
 inline void check_floats(const at::Tensor& t, std::int64_t dims, std::string_view operation,
                          std::string_view name) {
-  check(t.defined() && t.scalar_type() == at::kFloat && t.dim() == dims, operation,
-        "{}: expected {} dimensions of float32, found {}", name, dims,
-        t.defined() ? fmt::format("{} of {}", t.dim(), c10::toString(t.scalar_type()))
-                    : std::string("an undefined tensor"));
+  check_tensor(t, at::kFloat, dims, operation, name);
 }
 
 inline void check_ints(const at::Tensor& t, at::ScalarType type, std::string_view operation,
                        std::string_view name) {
-  check(t.defined() && t.scalar_type() == type && t.dim() == 1, operation,
-        "{}: expected one dimension of {}, found {}", name, c10::toString(type),
-        t.defined() ? fmt::format("{} of {}", t.dim(), c10::toString(t.scalar_type()))
-                    : std::string("an undefined tensor"));
-}
-
-inline void check_size(std::int64_t found, std::int64_t expected, std::string_view operation,
-                       std::string_view what) {
-  check(found == expected, operation, "{}: expected {}, found {}", what, expected, found);
+  check_tensor(t, type, 1, operation, name);
 }
 
 // Rows one thread should get at least: about 16 thousand elements, some 5 us of work, against

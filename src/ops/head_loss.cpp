@@ -3,12 +3,11 @@
 // so the backward pass has only to multiply them.
 #include "ops/head_loss.h"
 
-#include <cmath>
-
 #include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/head_row.h"
 #include "ops/product.h"
+#include "ops/unpack_losses.h"
 
 namespace qad::ops {
 namespace {
@@ -31,19 +30,8 @@ std::vector<double> pack(const LossWeights& w) {
   for_each_loss(w, [&](const char*, double member) { values.push_back(member); });
   return values;
 }
-LossWeights unpack(at::ArrayRef<double> values) {
-  LossWeights w;
-  std::size_t n = 0;
-  for_each_loss(w, [&](const char*, double& member) {
-    if (n < values.size()) member = values[n];
-    ++n;
-  });
-  check_size(static_cast<std::int64_t>(values.size()), static_cast<std::int64_t>(n), "head_loss",
-             "number of loss weights");
-  return w;
-}
 
-void check_inputs(const HeadInputs& in, const LossWeights& w, double normalizer) {
+void check_inputs(const HeadInputs& in) {
   check_floats(in.student_hidden, 2, "head_loss", "student_hidden");
   check_floats(in.student_weight, 2, "head_loss", "student_weight");
   const std::int64_t tokens = in.student_hidden.size(0);
@@ -53,15 +41,7 @@ void check_inputs(const HeadInputs& in, const LossWeights& w, double normalizer)
   check_size(in.labels.size(0), tokens, "head_loss", "number of labels");
   check_floats(in.weights, 1, "head_loss", "weights");
   check_size(in.weights.size(0), tokens, "head_loss", "number of weights");
-  check(normalizer > 0 && std::isfinite(normalizer), "head_loss",
-        "normalizer: expected a positive number, found {}", normalizer);
-  check(w.temperature > 0 && std::isfinite(w.temperature), "head_loss",
-        "temperature: expected a positive number, found {}", w.temperature);
-  if (!in.teacher_hidden.defined()) {
-    check(w.divergences() == 0, "head_loss",
-          "a divergence needs a teacher; without one only cross_entropy is possible");
-    return;
-  }
+  if (!in.teacher_hidden.defined()) return;
   check_floats(in.teacher_hidden, 2, "head_loss", "teacher_hidden");
   check_floats(in.teacher_weight, 2, "head_loss", "teacher_weight");
   check_size(in.teacher_hidden.size(0), tokens, "head_loss", "rows of teacher_hidden");
@@ -97,10 +77,10 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
                 teacher_weight.value_or(Tensor()),
                 labels.contiguous(),
                 weights.contiguous()};
-  const LossWeights w = unpack(loss_weights);
-  check_inputs(in, w, normalizer);
+  check_inputs(in);
   const std::int64_t all = in.student_hidden.size(0), vocabulary = in.student_weight.size(0);
   const bool teacher = in.teacher_hidden.defined(), gradient = hidden_grad || weight_grad;
+  const LossWeights w = unpack_losses(loss_weights, normalizer, teacher);
   const Tensor kept = kept_rows(in.weights, in.labels, vocabulary);
   const auto compact = [&](const Tensor& t) {
     return kept.defined() && t.defined() ? t.index_select(0, kept) : t;

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "ops/head_loss.h"
+#include "ops/loss_weights.h"
 
 namespace qad::ops {
 

@@ -1,3 +1,5 @@
+// Products of tensors: FP32 on the CPU by our own kernel where it wins, everything else by
+// LibTorch.
 #include "ops/product.h"
 
 #include "ops/dispatch.h"

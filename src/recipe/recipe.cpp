@@ -288,11 +288,9 @@ void validate(const Recipe& r) {
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");
   require(r.quantize.input_headroom >= 1, "quantize.input_headroom",
           "must be at least 1 (clipping is ruinous)");
-  const auto& l = r.loss;
-  require(r.method != "qat" || (l.forward_kl == 1 && l.reverse_kl + l.jensen_shannon + l.mse == 0 &&
-                                l.cross_entropy == 0 && l.temperature == 1),
-          "loss", "method: qat is cross-entropy alone; leave the weights of losses out");
-  require(l.forward_kl + l.reverse_kl + l.jensen_shannon + l.mse + l.cross_entropy > 0, "loss",
+  require(r.method != "qat" || r.loss == ops::LossWeights{}, "loss",
+          "method: qat is cross-entropy alone; leave the weights of losses out");
+  require(r.loss.divergences() + r.loss.cross_entropy > 0, "loss",
           "all weights are 0: nothing would be learned");
   require(r.device == "cpu", "device", "cuda: the program does not use GPUs yet; use device: cpu");
 }

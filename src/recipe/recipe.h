@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "ops/loss_weights.h"
 
 namespace qad::recipe {
 
@@ -60,10 +61,7 @@ struct Recipe {
     bool cache_teacher = false;
   } train;
 
-  struct {
-    double forward_kl = 1, reverse_kl = 0, jensen_shannon = 0, mse = 0, cross_entropy = 0;
-    double temperature = 1;
-  } loss;
+  ops::LossWeights loss;
 
   struct {
     std::vector<std::string> prompts;

@@ -98,9 +98,8 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.cache_teacher = t.cache_teacher;
   c.seed = static_cast<std::uint64_t>(recipe.seed);
   c.state_folder = fs::path(recipe.output) / "state";
-  const auto& l = recipe.loss;
-  c.loss = {l.forward_kl, l.reverse_kl, l.jensen_shannon, l.mse, l.cross_entropy, l.temperature};
-  if (recipe.method == "qat") c.loss = {0, 0, 0, 0, 1, 1};
+  c.loss = recipe.loss;
+  if (recipe.method == "qat") c.loss = {.forward_kl = 0, .cross_entropy = 1};
   return c;
 }
 

@@ -1,0 +1,35 @@
+// Checks of tensors at an operator's boundary, for the implementations of every device. They run on
+// every call, so a message is made only when there is something to say.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "core/error.h"
+
+namespace qad::ops {
+
+// "float [3, 5] on cpu"
+inline std::string describe(const at::Tensor& t) {
+  if (!t.defined()) return "an undefined tensor";
+  std::string shape;
+  for (const std::int64_t n : t.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(n);
+  return fmt::format("{} [{}] on {}", c10::toString(t.scalar_type()), shape, t.device().str());
+}
+
+inline void check_tensor(const at::Tensor& t, at::ScalarType type, std::int64_t dims,
+                         std::string_view operation, std::string_view name) {
+  if (!t.defined() || t.scalar_type() != type || t.dim() != dims)
+    fail(operation, "{}: expected {} dimension{} of {}, found {}", name, dims, dims == 1 ? "" : "s",
+         c10::toString(type), describe(t));
+}
+
+inline void check_size(std::int64_t found, std::int64_t expected, std::string_view operation,
+                       std::string_view what) {
+  check(found == expected, operation, "{}: expected {}, found {}", what, expected, found);
+}
+
+}  // namespace qad::ops
