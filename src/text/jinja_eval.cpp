@@ -97,7 +97,7 @@ Value Interpreter::make_namespace(const Args& args) {
       space->items.emplace_back(to_str(budget, key), value);
   }
   for (const auto& [key, value] : args.named) {
-    std::erase_if(space->items, [&](const auto& item) { return item.first == key; });
+    std::erase_if(space->items, [&key = key](const auto& item) { return item.first == key; });
     space->items.emplace_back(key, value);
   }
   for (const auto& [key, value] : space->items) {
@@ -121,14 +121,14 @@ Value Interpreter::macro(const Stmt& s, std::string name) {
     for (const auto& [key, value] : args.named) {
       const bool known =
           key == "caller" || std::any_of(s.parameters.begin(), s.parameters.end(),
-                                         [&](const auto& p) { return p.first == key; });
+                                         [&key = key](const auto& p) { return p.first == key; });
       if (!known) in.budget.raise("macro '{}' takes no keyword argument '{}'", s.text, key);
       if (key == "caller") in.set("caller", value);
     }
     for (std::size_t i = 0; i < s.parameters.size(); ++i) {
       const auto& [key, fallback] = s.parameters[i];
       const auto named = std::find_if(args.named.begin(), args.named.end(),
-                                      [&](const auto& a) { return a.first == key; });
+                                      [&key = key](const auto& a) { return a.first == key; });
       if (i < args.positional.size())
         in.set(key, args.positional[i]);
       else if (named != args.named.end())

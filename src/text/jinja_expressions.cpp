@@ -3,6 +3,7 @@
 #include "text/jinja_expressions.h"
 
 #include <charconv>
+#include <cstdlib>
 
 namespace qad::text::jinja {
 
@@ -156,7 +157,7 @@ ExprPtr ExpressionParser::primary() {
       return e;
     }
     case Token::kFloat:
-      e->value = std::stod(token.text);
+      e->value = std::strtod(token.text.c_str(), nullptr);  // too large is infinite, as in Python
       return e;
     case Token::kOperator:
       if (token.text == "(") return parenthesis();

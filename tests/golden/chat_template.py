@@ -270,6 +270,7 @@ STATEMENTS = [
     "x  {{- ' y ' -}}  z",
     "\n\n{{ i }}\n\n",
     "{{ i }}\n",
+    "{{ 1e999 }} {{ -1e999 }} {{ 1e-999 }}",
     "  {# c #}\n  x {# d #}\n y",
     "{% if t %}a{% elif n %}b{% else %}c{% endif %}{% if n %}a{% elif t %}b{% else %}c{% endif %}{% if n %}a{% else %}c{% endif %}",
     "{{ {'a': {'b': {}}} }}",
