@@ -62,8 +62,10 @@ void run(const Shape& s, int repeats) {
           [&] { return ops::embedding(table, ids); });
   measure(s, "rms_norm", repeats, 0, 2 * row * d(h), {x, norm},
           [&] { return ops::rms_norm(x, norm, 1e-5); });
-  measure(s, "fake_quantize", repeats, 0, 2 * row * d(h), {x},
-          [&] { return ops::fake_quantize(x, 1.0 / 512, nvfp4::BlockScale::max); });
+  const Tensor clipped = at::zeros({}, at::kLong);
+  measure(s, "fake_quantize", repeats, 0, 2 * row * d(h), {x}, [&] {
+    return ops::fake_quantize(x, {1.0 / 512, nvfp4::BlockScale::max, clipped});
+  });
   const Tensor w = leaf({qkv, h});
   measure(s, "linear qkv", repeats, 2 * d(t * h * qkv), row * d(h + qkv), {x, w},
           [&] { return ops::linear(x, w); });
@@ -76,7 +78,7 @@ void run(const Shape& s, int repeats) {
           [&] { return ops::rope(heads, cos, sin, at, s.heads + s.kv_heads); });
   // two products over the half of the pairs that causality leaves
   measure(s, "attention", repeats, 2 * d(t * s.length * s.heads * s.dim), row * d(qkv + h), {heads},
-          [&] { return ops::attention(heads, starts, s.heads, s.kv_heads, 0.125); });
+          [&] { return ops::attention(heads, starts, s.length, s.heads, s.kv_heads, 0.125); });
   const Tensor gates = leaf({t, 2 * s.ffn});
   measure(s, "swiglu", repeats, 0, 3 * row * d(s.ffn), {gates}, [&] { return ops::swiglu(gates); });
   // With gradients the head's work is in its forward pass: here it is timed as one.

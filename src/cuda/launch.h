@@ -16,24 +16,42 @@ namespace qad::cuda {
 
 enum class Type { f32, bf16 };  // of values in memory; arithmetic is FP32
 
+// How a result is quantised before it is written; clipped grows by the number of values beyond
+// 2688 * global. Without a counter it is not quantised.
+struct Quantization {
+  float global;
+  nvfp4::BlockScale rule;
+  std::int64_t* clipped;
+  bool wanted() const { return clipped != nullptr; }
+};
+
 void embedding(Type type, const void* weight, const std::int64_t* ids, std::int64_t rows,
                std::int64_t cols, std::int64_t tokens, void* out, cudaStream_t stream);
-// sorted: ids in rising order; order: the token that each came from, rising among equal ids. Writes
-// the rows of `out` (zeros before) that have tokens, each summed in the order of its tokens.
-void embedding_backward(Type type, const void* grad, const std::int64_t* sorted,
+// sorted: ids in rising order; order: the token that each came from, rising among equal ids. Adds
+// to the rows of `out` in the order of their tokens; `fresh`: they are zeros, and need not be read.
+void embedding_backward(Type type, const void* grad, const std::int32_t* sorted,
                         const std::int64_t* order, std::int64_t rows, std::int64_t cols,
-                        std::int64_t tokens, float* out, cudaStream_t stream);
+                        std::int64_t tokens, bool fresh, float* out, cudaStream_t stream);
 
-// clipped grows by the number of values beyond 2688 * global.
-void fake_quantize(Type type, const void* x, std::int64_t rows, std::int64_t cols, float global,
-                   nvfp4::BlockScale rule, void* y, std::int64_t* clipped, cudaStream_t stream);
+// y may be x.
+void fake_quantize(Type type, const void* x, std::int64_t rows, std::int64_t cols,
+                   const Quantization& q, void* y, cudaStream_t stream);
 
-void rms_norm(Type type, const void* x, const void* weight, float eps, std::int64_t rows,
-              std::int64_t cols, void* y, float* inverse, cudaStream_t stream);
-// The weight's gradient comes in `partials` sums [partials, cols], each over its share of rows.
-void rms_norm_backward(Type type, const void* grad, const void* x, const void* weight,
-                       const float* inverse, std::int64_t rows, std::int64_t cols, void* dx,
-                       float* dweight, std::int64_t partials, cudaStream_t stream);
+// The operands of a norm of rows [rows, cols].
+struct NormRows {
+  const void *x, *weight;
+  std::int64_t rows, cols;
+};
+// delta null: none, and no sum is written.
+void rms_norm(Type type, const NormRows& in, const void* delta, float eps, const Quantization& q,
+              void* sum, void* y, float* inverse, cudaStream_t stream);
+// Sums of the weight's gradient over shares of the rows come first: so many, from rows and cols
+// alone, that the result has the same bits on every GPU.
+std::int64_t rms_norm_partials(Type type, std::int64_t rows, std::int64_t cols);
+// grad_sum is added to dx; null: none. partial [partials, cols] is scratch.
+void rms_norm_backward(Type type, const NormRows& in, const void* grad, const void* grad_sum,
+                       const float* inverse, void* dx, float* partial, float* dweight,
+                       cudaStream_t stream);
 
 // cos and sin: [table_rows, dim / 2]. sign -1 turns back.
 void rope(Type type, const void* x, const float* cos, const float* sin,
@@ -42,8 +60,8 @@ void rope(Type type, const void* x, const float* cos, const float* sin,
           cudaStream_t stream);
 
 // gate_up [rows, 2 cols] -> y [rows, cols], and back.
-void swiglu(Type type, const void* gate_up, std::int64_t rows, std::int64_t cols, void* y,
-            cudaStream_t stream);
+void swiglu(Type type, const void* gate_up, std::int64_t rows, std::int64_t cols,
+            const Quantization& q, void* y, cudaStream_t stream);
 void swiglu_backward(Type type, const void* grad, const void* gate_up, std::int64_t rows,
                      std::int64_t cols, void* dgate_up, cudaStream_t stream);
 

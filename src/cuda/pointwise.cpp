@@ -34,14 +34,16 @@ Tensor rope_cuda(const Tensor& x, const Tensor& cos, const Tensor& sin, const Te
   return out;
 }
 
-Tensor swiglu_cuda(const Tensor& gate_up) {
+Tensor swiglu_cuda(const Tensor& gate_up, double global, std::int64_t rule,
+                   const std::optional<Tensor>& clipped) {
   const Type type = check_values(gate_up, 2, "swiglu", "gate_up");
   check(gate_up.size(1) % 2 == 0, "swiglu", "gate_up: expected an even number of columns, found {}",
         gate_up.size(1));
+  const Quantization q = quantization_of(global, rule, clipped, gate_up, "swiglu");
   const Tensor in = gate_up.contiguous();
   Tensor out = at::empty({in.size(0), in.size(1) / 2}, in.options());
   const Launch launch(in, "swiglu");
-  swiglu(type, in.const_data_ptr(), in.size(0), in.size(1) / 2, out.data_ptr(), launch.stream());
+  swiglu(type, in.const_data_ptr(), in.size(0), in.size(1) / 2, q, out.data_ptr(), launch.stream());
   launch.done();
   return out;
 }

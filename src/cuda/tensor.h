@@ -6,6 +6,8 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <cmath>
+#include <optional>
 #include <string_view>
 
 #include "cuda/launch.h"
@@ -39,6 +41,25 @@ inline at::Tensor check_beside(const at::Tensor& t, at::ScalarType type, const a
     fail(operation, "{}: expected {} on {}, found {}", name, c10::toString(type),
          beside.device().str(), describe(t));
   return t.contiguous();
+}
+
+// The end of a schema that quantises: "float global_scale, int rule, Tensor(a!)? clipped". The
+// counter stays on the GPU: reading it is the caller's wait, if he wants the number.
+inline Quantization quantization_of(double global, std::int64_t rule,
+                                    const std::optional<at::Tensor>& clipped,
+                                    const at::Tensor& beside, std::string_view operation) {
+  const float g = static_cast<float>(global);
+  if (!clipped || !clipped->defined()) return {g, nvfp4::BlockScale::max, nullptr};
+  const bool finite = std::isfinite(nvfp4::kE2M1Max * (nvfp4::kE4M3Max * g));
+  check(g >= nvfp4::kMinGlobal && finite, operation,
+        "global scale: expected {} or more, and that 2688 times it is finite, found {}; was the "
+        "tensor calibrated?",
+        nvfp4::kMinGlobal, global);
+  check(rule >= 0 && rule <= static_cast<int>(nvfp4::BlockScale::four_over_six), operation,
+        "block scale rule: expected 0, 1 or 2, found {}", rule);
+  check_beside(*clipped, at::kLong, beside, operation, "clipped");
+  check_size(clipped->numel(), 1, operation, "values of clipped");
+  return {g, static_cast<nvfp4::BlockScale>(rule), clipped->data_ptr<std::int64_t>()};
 }
 
 // The device of a tensor and its current stream, for as long as this lives; done() names the

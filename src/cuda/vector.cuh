@@ -46,13 +46,19 @@ struct RawOf<2> {
 template <class T, int N>
 using Raw = typename RawOf<sizeof(T) * N>::Type;
 
-template <int N, class T>
-__device__ inline void load(const T* p, float (&x)[N]) {
-  const Raw<T, N> raw = *reinterpret_cast<const Raw<T, N>*>(p);
+// By value: of a reference into memory the compiler makes loads of single bytes.
+template <class T, int N>
+__device__ inline void unpack(Raw<T, N> raw, float (&x)[N]) {
   T values[N];
   memcpy(values, &raw, sizeof raw);
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = to_float(values[i]);
+}
+
+template <int N, class T>
+__device__ inline void load(const T* p, float (&x)[N]) {
+  const Raw<T, N> raw = *reinterpret_cast<const Raw<T, N>*>(p);
+  unpack<T>(raw, x);
 }
 
 template <int N, class T>
@@ -64,6 +70,15 @@ __device__ inline void store(T* p, const float (&x)[N]) {
   memcpy(&raw, values, sizeof raw);
   __stwb(reinterpret_cast<Raw<T, N>*>(p),
          raw);  // a plain store may be merged into a tail's scalars
+}
+
+// What memory would give back: as if x had been stored as T and loaded again.
+template <class T, int N>
+__device__ inline void round_to(float (&x)[N]) {
+  if constexpr (sizeof(T) == 2) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = to_float(__float2bfloat16_rn(x[i]));
+  }
 }
 
 template <class T>

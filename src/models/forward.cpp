@@ -9,6 +9,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 
@@ -26,7 +27,8 @@ using Attend = std::function<at::Tensor(std::size_t, const AttentionConfig&, con
 at::Tensor quantized_input(const Linear& l, const at::Tensor& x) {
   if (!l.quant || !l.quant->input_global) return x;
   l.quant->seen += x.numel();
-  return ops::fake_quantize(x, *l.quant->input_global, l.quant->input_rule, &l.quant->clipped);
+  if (!l.quant->clipped.defined()) l.quant->clipped = at::zeros({}, x.options().dtype(at::kLong));
+  return ops::fake_quantize(x, {*l.quant->input_global, l.quant->input_rule, l.quant->clipped});
 }
 
 at::Tensor apply(const Linear& l, const at::Tensor& x, const Observer& observer) {
@@ -151,7 +153,8 @@ at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& obs
   check_ids(model, tokens.ids);
   const std::int64_t positions = tokens.positions.max().item<std::int64_t>() + 1;
   const auto attend = [&](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
-    return ops::attention(qkv, tokens.cu_seqlens, c.heads, c.kv_heads, attention_scale(c));
+    return ops::attention(qkv, tokens.cu_seqlens, positions, c.heads, c.kv_heads,
+                          attention_scale(c));
   };
   return run(model, tokens.ids, rotation_of(model, 0, positions, tokens.positions), attend,
              observer);

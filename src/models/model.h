@@ -43,7 +43,8 @@ struct LinearQuant {
   std::optional<float> input_global;  // input_scale; absent: activations stay unquantised
   nvfp4::BlockScale input_rule = nvfp4::BlockScale::max;  // what serving kernels do
   // The forward pass counts here, so that clipping is reported and not guessed.
-  std::int64_t clipped = 0, seen = 0;
+  at::Tensor clipped;  // int64 scalar on the values' device; undefined before the first pass
+  std::int64_t seen = 0;
 };
 
 struct Linear {

@@ -23,8 +23,8 @@ struct Shape {
   std::int64_t stride() const { return (heads + 2 * kv_heads) * dim; }
 };
 
-Shape check_shape(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
-                  std::int64_t kv_heads, double scale) {
+Shape check_shape(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t longest,
+                  std::int64_t heads, std::int64_t kv_heads, double scale) {
   check_floats(qkv, 3, "attention", "qkv");
   check_ints(cu_seqlens, at::kInt, "attention", "cu_seqlens");
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "attention",
@@ -48,6 +48,10 @@ Shape check_shape(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t head
           "cu_seqlens: expected rising values, found {} before {}", s.starts[i], s.starts[i + 1]);
     s.longest = std::max<std::int64_t>(s.longest, s.starts[i + 1] - s.starts[i]);
   }
+  check(s.longest <= longest, "attention",
+        "cu_seqlens: expected documents of at most {} tokens, "
+        "found one of {}",
+        longest, s.longest);
   return s;
 }
 
@@ -78,8 +82,9 @@ void for_tasks(const Shape& s, std::int64_t tasks, F&& f) {
 }
 
 std::tuple<Tensor, Tensor> attention_cpu(const Tensor& qkv, const Tensor& cu_seqlens,
-                                         std::int64_t heads, std::int64_t kv_heads, double scale) {
-  const Shape s = check_shape(qkv, cu_seqlens, heads, kv_heads, scale);
+                                         std::int64_t longest, std::int64_t heads,
+                                         std::int64_t kv_heads, double scale) {
+  const Shape s = check_shape(qkv, cu_seqlens, longest, heads, kv_heads, scale);
   const Tensor in = qkv.contiguous();
   const std::int64_t tokens = in.size(0);
   Tensor out = at::empty({tokens, heads * s.dim}, in.options());
@@ -98,10 +103,11 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& qkv, const Tensor& cu_seq
   return {out, lse};
 }
 
-Tensor attention_backward_cpu(const Tensor& grad, const Tensor& qkv, const Tensor& lse,
-                              const Tensor& cu_seqlens, std::int64_t heads, std::int64_t kv_heads,
-                              double scale) {
-  const Shape s = check_shape(qkv, cu_seqlens, heads, kv_heads, scale);
+// `out` is what kernels of other devices read; here whole rows of scores are in a cache anyway.
+Tensor attention_backward_cpu(const Tensor& grad, const Tensor& qkv, const Tensor& /*out*/,
+                              const Tensor& lse, const Tensor& cu_seqlens, std::int64_t longest,
+                              std::int64_t heads, std::int64_t kv_heads, double scale) {
+  const Shape s = check_shape(qkv, cu_seqlens, longest, heads, kv_heads, scale);
   const Tensor in = qkv.contiguous(), g = grad.contiguous();
   const std::int64_t tokens = in.size(0), group = s.group();
   Tensor out = at::empty_like(in);
@@ -122,35 +128,38 @@ Tensor attention_backward_cpu(const Tensor& grad, const Tensor& qkv, const Tenso
 }
 
 TORCH_LIBRARY_FRAGMENT(qad, m) {
+  // lse is for the backward pass of the same device: its shape and its base are the kernel's own.
   m.def(
-      "attention(Tensor qkv, Tensor cu_seqlens, int heads, int kv_heads, float scale) -> (Tensor "
-      "out, Tensor lse)");
+      "attention(Tensor qkv, Tensor cu_seqlens, int longest, int heads, int kv_heads, float scale) "
+      "-> (Tensor out, Tensor lse)");
   m.def(
-      "attention_backward(Tensor grad, Tensor qkv, Tensor lse, Tensor cu_seqlens, int heads, int "
-      "kv_heads, float scale) -> Tensor");
+      "attention_backward(Tensor grad, Tensor qkv, Tensor out, Tensor lse, Tensor cu_seqlens, int "
+      "longest, int heads, int kv_heads, float scale) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("attention", attention_cpu);
   m.impl("attention_backward", attention_backward_cpu);
 }
 
-std::tuple<Tensor, Tensor> forward(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
-                                   std::int64_t kv_heads, double scale) {
+std::tuple<Tensor, Tensor> forward(const Tensor& qkv, const Tensor& cu_seqlens,
+                                   std::int64_t longest, std::int64_t heads, std::int64_t kv_heads,
+                                   double scale) {
   static const auto op = find_op<decltype(attention_cpu)>("qad::attention");
-  return call_kernel(op, qkv, cu_seqlens, heads, kv_heads, scale);
+  return call_kernel(op, qkv, cu_seqlens, longest, heads, kv_heads, scale);
 }
 
 }  // namespace
 
-Tensor attention(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t heads,
-                 std::int64_t kv_heads, double scale) {
-  auto [out, lse] = forward(qkv, cu_seqlens, heads, kv_heads, scale);
+Tensor attention(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t longest,
+                 std::int64_t heads, std::int64_t kv_heads, double scale) {
+  auto [out, lse] = forward(qkv, cu_seqlens, longest, heads, kv_heads, scale);
   if (recording({&qkv}))
-    record("attention", out, {qkv}, {qkv, lse, cu_seqlens},
+    record("attention", out, {qkv}, {qkv, out, lse, cu_seqlens},
            [=](const Tensor& grad, Tensors saved) -> Tensors {
              static const auto op =
                  find_op<decltype(attention_backward_cpu)>("qad::attention_backward");
-             return {call_kernel(op, grad, saved[0], saved[1], saved[2], heads, kv_heads, scale)};
+             return {call_kernel(op, grad, saved[0], saved[1], saved[2], saved[3], longest, heads,
+                                 kv_heads, scale)};
            });
   return out;
 }

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
@@ -19,23 +20,24 @@ namespace ag = torch::autograd;
 struct Recorded : ag::Node {
   const char* operation;
   std::vector<ag::SavedVariable> saved;
-  Backward backward;
+  BackwardOfSeveral backward;
   bool last = false;  // nobody will ask again
 
   ag::variable_list apply(ag::variable_list&& grads) override {
-    if (!grads[0].defined()) return ag::variable_list(num_outputs());
+    if (std::none_of(grads.begin(), grads.end(), [](const at::Tensor& g) { return g.defined(); }))
+      return ag::variable_list(num_outputs());
     check(!at::GradMode::is_enabled(), operation, "second derivatives are not supported");
     check(
         backward != nullptr, operation,
         "backward ran before on this result, and what it needs is gone; compute the result again");
     const at::AutoDispatchBelowADInplaceOrView guard;
     Tensors tensors;
-    for (const ag::SavedVariable& s : saved) tensors.push_back(s.unpack());
-    if (!last) return backward(grads[0], std::move(tensors));
+    for (const ag::SavedVariable& s : saved) tensors.push_back(s.unpack(shared_from_this()));
+    if (!last) return backward(grads, std::move(tensors));
     // Given up before it is used: a gradient that was saved then needs no copy, and should the
     // function throw, nobody calls it again on nothing.
     saved.clear();
-    return std::exchange(backward, nullptr)(grads[0], std::move(tensors));
+    return std::exchange(backward, nullptr)(grads, std::move(tensors));
   }
 
   void will_release_variables() override { last = true; }
@@ -55,18 +57,29 @@ bool recording(std::initializer_list<const at::Tensor*> inputs) {
   return false;
 }
 
-void record(const char* operation, const at::Tensor& output, const Tensors& inputs,
-            const Tensors& saved, Backward backward) {
+void record(const char* operation, const Tensors& outputs, const Tensors& inputs,
+            const Tensors& saved, BackwardOfSeveral backward) {
   const std::shared_ptr<Recorded> node(new Recorded, ag::deleteNode);
   for (const at::Tensor& t : inputs)
     node->add_next_edge(t.defined() ? ag::impl::gradient_edge(t) : ag::Edge());
-  for (const at::Tensor& t : saved) {
-    check(!t.is_same(output), operation, "its output saved for itself would never be freed");
-    node->saved.emplace_back(t, false);
-  }
   node->operation = operation;
   node->backward = std::move(backward);
-  ag::impl::set_gradient_edge(output, {node, node->add_input_metadata(output)});
+  for (const at::Tensor& output : outputs)
+    ag::impl::set_gradient_edge(output, {node, node->add_input_metadata(output)});
+  // Now that outputs lead to the node: PyTorch then keeps their values without the way back, which
+  // would be a cycle that nothing frees.
+  for (const at::Tensor& t : saved)
+    node->saved.emplace_back(
+        t, std::any_of(outputs.begin(), outputs.end(),
+                       [&](const at::Tensor& output) { return t.is_same(output); }));
+}
+
+void record(const char* operation, const at::Tensor& output, const Tensors& inputs,
+            const Tensors& saved, Backward backward) {
+  record(operation, Tensors{output}, inputs, saved,
+         [backward = std::move(backward)](const Tensors& grads, Tensors tensors) {
+           return backward(grads[0], std::move(tensors));
+         });
 }
 
 }  // namespace qad::ops

@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "nvfp4/nvfp4.h"
 
@@ -20,13 +21,28 @@ at::Tensor embedding(const at::Tensor& weight, const at::Tensor& ids);
 // y = x W^T + b: x [T, K], weight [N, K], bias [N] or undefined -> [T, N]
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
+// How a result is quantised as the input of the product that reads it.
+struct Quantizer {
+  double global;
+  nvfp4::BlockScale rule;
+  at::Tensor clipped;  // int64 scalar on the values' device: grows by the number of values beyond
+                       // 2688 * global
+};
+
 // nvfp4::fake_quantize along the last dimension; the gradient passes straight through (design
-// decision 7). `clipped`, if given, grows by the number of values beyond 2688 * global.
-at::Tensor fake_quantize(const at::Tensor& x, double global, nvfp4::BlockScale rule,
-                         std::int64_t* clipped = nullptr);
+// decision 7).
+at::Tensor fake_quantize(const at::Tensor& x, const Quantizer& q);
+
+// An operator that takes a quantizer gives the bits that fake_quantize makes of its result without
+// one, in one pass over memory.
 
 // w * x / sqrt(mean(x^2) + eps) over the last dimension
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps,
+                    const Quantizer* q = nullptr);
+// The residual stream and its norm: x + delta, and the above of that sum.
+std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& delta,
+                                               const at::Tensor& weight, double eps,
+                                               const Quantizer* q = nullptr);
 
 // Rotary embedding, half-split pairs (i, i + D/2). x [T, heads_total, D] of which the first
 // `rotated` heads are turned and the rest copied; cos and sin [P, D/2] are rows picked by positions
@@ -35,11 +51,12 @@ at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& si
                 const at::Tensor& positions, std::int64_t rotated);
 
 // Causal attention within documents. qkv [T, heads + 2 kv_heads, D] (queries, keys, values) -> [T,
-// heads * D]; cu_seqlens int32 [documents + 1]. Query head h reads kv head h / (heads / kv_heads).
-at::Tensor attention(const at::Tensor& qkv, const at::Tensor& cu_seqlens, std::int64_t heads,
-                     std::int64_t kv_heads, double scale);
+// heads * D]; cu_seqlens int32 [documents + 1]. No document is longer than `longest` tokens
+// (kernels of other devices cannot look). Query head h reads kv head h / (heads / kv_heads).
+at::Tensor attention(const at::Tensor& qkv, const at::Tensor& cu_seqlens, std::int64_t longest,
+                     std::int64_t heads, std::int64_t kv_heads, double scale);
 
 // silu(gate) * up: gate_up [T, 2F] (gate first) -> [T, F]
-at::Tensor swiglu(const at::Tensor& gate_up);
+at::Tensor swiglu(const at::Tensor& gate_up, const Quantizer* q = nullptr);
 
 }  // namespace qad::ops

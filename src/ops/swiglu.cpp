@@ -1,7 +1,6 @@
 // SwiGLU on the joined gate and up projections: silu(gate) * up, in one pass each way.
 #include "ops/autograd.h"
-#include "ops/dispatch.h"
-#include "ops/ops.h"
+#include "ops/quantized_rows.h"
 #include "ops/simd.h"
 
 namespace qad::ops {
@@ -14,10 +13,12 @@ HWY_INLINE FloatVec sigmoid(FloatTag d, FloatVec x) {
   return hn::Div(one, hn::Add(one, exp(d, hn::Neg(x))));
 }
 
-Tensor swiglu_cpu(const Tensor& gate_up) {
+Tensor swiglu_cpu(const Tensor& gate_up, double global, std::int64_t rule,
+                  const std::optional<Tensor>& clipped) {
   check_floats(gate_up, 2, "swiglu", "gate_up");
   check(gate_up.size(1) % 2 == 0, "swiglu", "gate_up: expected an even number of columns, found {}",
         gate_up.size(1));
+  RowQuantizer quantize("swiglu", global, rule, clipped);
   const Tensor in = gate_up.contiguous();
   const std::int64_t rows = in.size(0), cols = in.size(1) / 2;
   Tensor out = at::empty({rows, cols}, in.options());
@@ -32,8 +33,10 @@ Tensor swiglu_cpu(const Tensor& gate_up) {
         const auto g = load(d, gate + i, n);
         store(d, hn::Mul(hn::Mul(g, sigmoid(d, g)), load(d, up + i, n)), y + i, n);
       });
+      quantize(y, 1, cols, y);
     }
   });
+  quantize.count();
   return out;
 }
 
@@ -63,7 +66,7 @@ Tensor swiglu_backward_cpu(const Tensor& grad, const Tensor& gate_up) {
 }
 
 TORCH_LIBRARY_FRAGMENT(qad, m) {
-  m.def("swiglu(Tensor gate_up) -> Tensor");
+  m.def("swiglu(Tensor gate_up, float global_scale, int rule, Tensor(a!)? clipped) -> Tensor");
   m.def("swiglu_backward(Tensor grad, Tensor gate_up) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
@@ -71,15 +74,15 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("swiglu_backward", swiglu_backward_cpu);
 }
 
-Tensor forward(const Tensor& gate_up) {
+Tensor forward(const Tensor& gate_up, const QuantizerArguments& q) {
   static const auto op = find_op<decltype(swiglu_cpu)>("qad::swiglu");
-  return call_kernel(op, gate_up);
+  return call_kernel(op, gate_up, q.global, q.rule, q.clipped);
 }
 
 }  // namespace
 
-Tensor swiglu(const Tensor& gate_up) {
-  const Tensor y = forward(gate_up);
+Tensor swiglu(const Tensor& gate_up, const Quantizer* q) {
+  const Tensor y = forward(gate_up, QuantizerArguments(q));
   if (recording({&gate_up}))
     record("swiglu", y, {gate_up}, {gate_up}, [](const Tensor& grad, Tensors saved) -> Tensors {
       static const auto op = find_op<decltype(swiglu_backward_cpu)>("qad::swiglu_backward");

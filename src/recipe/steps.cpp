@@ -53,7 +53,8 @@ double clipped_share(models::Model& model) {
   double clipped = 0, seen = 0;
   for (models::Linear* linear : models::linears(model)) {
     if (!linear->quant) continue;
-    clipped += static_cast<double>(std::exchange(linear->quant->clipped, 0));
+    if (const at::Tensor count = std::exchange(linear->quant->clipped, {}); count.defined())
+      clipped += static_cast<double>(count.item<std::int64_t>());
     seen += static_cast<double>(std::exchange(linear->quant->seen, 0));
   }
   return seen > 0 ? clipped / seen : 0;

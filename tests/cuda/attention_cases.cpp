@@ -2,6 +2,7 @@
 // grouped heads; head sizes on either side of what flash attention takes.
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/harness.h"
@@ -31,6 +32,11 @@ Tensor starts(const Shape& s) {
   return at::tensor(at, at::kInt);
 }
 
+// Not to the token: an upper bound will do.
+std::int64_t longest(const Shape& s) {
+  return *std::max_element(s.lengths.begin(), s.lengths.end()) + 3;
+}
+
 }  // namespace
 
 std::vector<Case> attention_cases() {
@@ -47,14 +53,14 @@ std::vector<Case> attention_cases() {
                                 std::to_string(s.dim) + (starts_on_cpu ? ", starts on CPU" : "");
       // Scores sum over dim, results over the document. In BF16 the probabilities are rounded.
       const double terms = static_cast<double>(s.dim + tokens) + 32;
-      cases.push_back(
-          {"attention " + shape,
-           "qad::attention",
-           [=] {
-             return std::vector<Argument>{values(qkv()), where(), {s.heads}, {s.kv_heads}, {scale}};
-           },
-           {{terms, 1}, {terms}},
-           {1, 1 / kLog2E}});  // the CPU's lse has base 2
+      cases.push_back({"attention " + shape,
+                       "qad::attention",
+                       [=] {
+                         return std::vector<Argument>{values(qkv()), where(),      {longest(s)},
+                                                      {s.heads},     {s.kv_heads}, {scale}};
+                       },
+                       {{terms, 1}, {terms}},
+                       {1, 1 / kLog2E}});  // the CPU's lse has base 2
     }
   return cases;
 }

@@ -30,6 +30,25 @@ Tensor spread(at::IntArrayRef shape, double low, double high) {
   return exact_in_bf16(at::where(at::rand(shape) < 0.1, x * 0, x));
 }
 
+// Every significand of BF16 over every block scale that power-of-two global scales make of it: 16
+// values whose first sets the scale to D / 8 or so, and the others X / 128 of its binades.
+Tensor pairs() {
+  std::vector<float> x;
+  for (int d = 1; d < 16; ++d)
+    for (const int binade : {-3, 0, 4})
+      for (const float power : {2.0f, 1.0f, 0.5f, 0.25f, 0.125f, 0.0625f, 0.03125f, 0.015625f})
+        for (int significand = 128; significand < 256; ++significand) {
+          const float scale = std::ldexp(static_cast<float>(d), binade - 5);
+          if (x.size() % 16 == 0) x.push_back(6 * scale);
+          if (x.size() % 16 != 0 && x[x.size() / 16 * 16] != 6 * scale)
+            x.resize((x.size() + 15) / 16 * 16), x.push_back(6 * scale);
+          const float value = std::ldexp(static_cast<float>(significand), binade - 7) * power;
+          if (value <= 6 * scale) x.push_back(significand % 2 != 0 ? -value : value);
+        }
+  x.resize((x.size() + 15) / 16 * 16);
+  return at::tensor(x).view({-1, 16});
+}
+
 struct Kind {
   const char* name;
   std::function<Tensor(at::IntArrayRef)> make;
@@ -51,7 +70,7 @@ std::vector<Case> format_cases() {
                                                           {7, 40}, {4, 896}, {64, 4864}, {2, 100}};
   std::vector<Case> cases;
   // The last two are no powers of two: then a dequantised value may round once more to BF16.
-  for (const double global : {1.0, 0x1p-10, 0x1p-116, 3.1e-4, 0.7})
+  for (const double global : {1.0, 0x1p-10, 0x1p7, 0x1p-100, 0x1p-116, 3.1e-4, 0.7})
     for (const std::int64_t rule : {0, 1, 2})
       for (const Kind& kind : kKinds)
         for (const auto& [rows, cols] : shapes) {
@@ -63,10 +82,22 @@ std::vector<Case> format_cases() {
                            "qad::fake_quantize",
                            [=, make = kind.make] {
                              Tensor x = make({rows, cols}) * (clips ? 8.0 : 1.0);
-                             return std::vector<Argument>{values(x), {global}, {rule}};
+                             return std::vector<Argument>{
+                                 values(x), {global}, {rule}, written(at::full({}, 3, at::kLong))};
                            },
-                           {{}, {}}});
+                           {{}}});
         }
+  for (const double global : {1.0, 0x1p-8, 0x1p-20})
+    cases.push_back(
+        {"fake_quantize of every pair of significands, global " + std::to_string(std::log2(global)),
+         "qad::fake_quantize",
+         [=] {
+           return std::vector<Argument>{values(pairs() * (global * 256)),
+                                        {global},
+                                        {std::int64_t{0}},
+                                        written(at::zeros({}, at::kLong))};
+         },
+         {{}}});
   return cases;
 }
 

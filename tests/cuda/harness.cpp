@@ -66,6 +66,9 @@ Argument fixed(const at::Tensor& t) {
 Argument on_cpu(const at::Tensor& t) {
   return {t, false, true};
 }
+Argument written(const at::Tensor& t) {
+  return {t, false, false, true};
+}
 
 at::Tensor random(at::IntArrayRef shape, double scale) {
   return at::randn(shape, at::kFloat).mul(scale).to(at::kBFloat16).to(at::kFloat);
@@ -74,7 +77,8 @@ at::Tensor random(at::IntArrayRef shape, double scale) {
 void run(const Case& c, at::ScalarType type) {
   at::manual_seed(std::hash<std::string>()(c.name));
   std::vector<at::IValue> cpu, gpu;
-  for (const Argument& a : c.arguments()) {
+  const std::vector<Argument> arguments = c.arguments();
+  for (const Argument& a : arguments) {
     cpu.push_back(a.value);
     gpu.push_back(on_gpu(a, type));
   }
@@ -87,6 +91,10 @@ void run(const Case& c, at::ScalarType type) {
       compare(factor == 1 ? expected[i] : expected[i] * factor, actual[i], c.outputs[i],
               type == at::kBFloat16, what + ", result " + std::to_string(i));
     }
+    for (std::size_t i = 0; i < arguments.size(); ++i)
+      if (arguments[i].written)
+        compare(cpu[i].toTensor(), gpu[i].toTensor(), {}, false,
+                what + ", argument " + std::to_string(i));
   } catch (const std::exception& error) {
     ADD_FAILURE() << what << ": " << error.what();
   }

@@ -16,42 +16,57 @@ std::string label(const char* op, std::initializer_list<std::int64_t> shape) {
 }
 
 const std::pair<std::int64_t, std::int64_t> kRows[] = {
-    {0, 64}, {1, 8}, {3, 7}, {5, 33}, {17, 896}, {1100, 64}, {600, 36}, {2, 12000}, {9, 4864}};
+    {0, 64},    {1, 8},    {3, 7},      {5, 33},    {17, 896},   {1100, 64}, {600, 36},
+    {2, 12000}, {9, 4864}, {2300, 576}, {70, 1536}, {600, 3584}, {3, 20000}};
 
 void add_norm(std::vector<Case>& cases) {
   for (const auto& [rows, cols] : kRows) {
     if (rows == 0) continue;
     // Sums of squares and of products run over `cols` terms in 32 or more partial sums.
     const double terms = static_cast<double>(cols) / 32 + 40;
-    cases.push_back({label("rms_norm", {rows, cols}),
-                     "qad::rms_norm",
-                     [=] {
-                       return std::vector<Argument>{
-                           values(random({rows, cols})), values(random({cols})), {1e-6}};
-                     },
-                     {{terms}, {terms}}});
-    // The weight's gradient sums over rows; inverse is FP32 in both.
-    cases.push_back({label("rms_norm_backward", {rows, cols}),
-                     "qad::rms_norm_backward",
-                     [=] {
-                       const Tensor x = random({rows, cols});
-                       return std::vector<Argument>{values(random({rows, cols})), values(x),
-                                                    values(random({cols})),
-                                                    fixed((x.square().mean(1) + 1e-6).rsqrt())};
-                     },
-                     {{terms}, {static_cast<double>(rows) + 16}}});
+    for (const bool more : {false, true}) {
+      const auto perhaps = [=] {
+        return more ? values(random({rows, cols})) : Argument{at::IValue()};
+      };
+      // In BF16 the sum is rounded, and that before it is squared.
+      cases.push_back({label(more ? "rms_norm of a sum" : "rms_norm", {rows, cols}),
+                       "qad::rms_norm",
+                       [=] {
+                         return std::vector<Argument>{values(random({rows, cols})),
+                                                      perhaps(),
+                                                      values(random({cols})),
+                                                      {1e-6},
+                                                      {1.0},
+                                                      {std::int64_t{0}},
+                                                      {at::IValue()}};
+                       },
+                       {{}, {terms, more ? 2.0 : 0.0}, {terms, more ? 1.0 : 0.0}}});
+      // The weight's gradient sums over rows; inverse is FP32 in both.
+      cases.push_back(
+          {label(more ? "rms_norm_backward beside a gradient" : "rms_norm_backward", {rows, cols}),
+           "qad::rms_norm_backward",
+           [=] {
+             const Tensor x = random({rows, cols});
+             return std::vector<Argument>{values(random({rows, cols})), perhaps(), values(x),
+                                          values(random({cols})),
+                                          fixed((x.square().mean(1) + 1e-6).rsqrt())};
+           },
+           {{terms}, {static_cast<double>(rows) + 16}}});
+    }
   }
 }
 
 void add_elementwise(std::vector<Case>& cases) {
   for (const auto& [rows, cols] : kRows) {
     // exp to 2 ulp on either side, the sum, the division, two products
-    cases.push_back({label("swiglu", {rows, cols}),
-                     "qad::swiglu",
-                     [=] {
-                       return std::vector<Argument>{values(random({rows, 2 * cols}, 3))};
-                     },
-                     {{16}}});
+    cases.push_back(
+        {label("swiglu", {rows, cols}),
+         "qad::swiglu",
+         [=] {
+           return std::vector<Argument>{
+               values(random({rows, 2 * cols}, 3)), {1.0}, {std::int64_t{0}}, {at::IValue()}};
+         },
+         {{16}}});
     cases.push_back({label("swiglu_backward", {rows, cols}),
                      "qad::swiglu_backward",
                      [=] {
@@ -73,6 +88,13 @@ void add_elementwise(std::vector<Case>& cases) {
            return std::vector<Argument>{values(random({rows, cols})), ids(), {std::int64_t{50}}};
          },
          {{}}});
+    cases.push_back({label("embedding_backward_", {rows, cols}),
+                     "qad::embedding_backward_",
+                     [=] {
+                       return std::vector<Argument>{written(at::randn({50, cols})),
+                                                    values(random({rows, cols})), ids()};
+                     },
+                     {}});
   }
 }
 

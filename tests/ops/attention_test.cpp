@@ -50,7 +50,8 @@ TEST(Attention, OutputsAndGradients) {
       const double scale = 1 / std::sqrt(static_cast<double>(c.dim));
       const Tensor x = leaf(random({at.back(), c.heads + 2 * c.kv_heads, c.dim}, size));
       const Tensor xd = double_leaf(x), g = random({at.back(), c.heads * c.dim});
-      const Tensor y = ops::attention(x, at::tensor(at, at::kInt), c.heads, c.kv_heads, scale);
+      const Tensor y =
+          ops::attention(x, at::tensor(at, at::kInt), at.back(), c.heads, c.kv_heads, scale);
       const Tensor yd = reference::attention(xd, at, c.heads, c.kv_heads, scale);
       // A score of magnitude size^2 sqrt(dim) carries that many roundings into the exponent, and
       // the gradient multiplies it by such a score again.
@@ -71,7 +72,7 @@ TEST(Attention, GradientIsTheSlopeOfTheOutput) {
     return (reference::attention(moved, at, 2, 1, 0.4) * g).sum().item<double>();
   };
   const Tensor a = leaf(x);
-  ops::attention(a, at::tensor(at, at::kInt), 2, 1, 0.4).backward(g);
+  ops::attention(a, at::tensor(at, at::kInt), 7, 2, 1, 0.4).backward(g);
   // central differences of 1e-4: 1e-8 of curvature, against FP32's 1e-6 of a sum of 288 products
   EXPECT_NEAR((a.grad().to(at::kDouble) * direction).sum().item<double>(),
               (value(1e-4) - value(-1e-4)) / 2e-4, 3e-5);
@@ -84,7 +85,7 @@ TEST(Attention, PackedEqualsSeparateAndThreadsChangeNoBit) {
     const auto run = [&](const Tensor& part, const std::vector<std::int32_t>& places,
                          const Tensor& grad) {
       const Tensor a = leaf(part);
-      const Tensor y = ops::attention(a, at::tensor(places, at::kInt), 6, 3, 0.3);
+      const Tensor y = ops::attention(a, at::tensor(places, at::kInt), 130, 6, 3, 0.3);
       y.backward(grad);
       return std::pair(y.detach(), a.grad());
     };
@@ -107,21 +108,22 @@ TEST(Attention, PackedEqualsSeparateAndThreadsChangeNoBit) {
 
 TEST(Attention, NeverLooksAhead) {
   Tensor x = random({50, 3, 8});
-  const Tensor at = at::tensor({0, 50}, at::kInt), before = ops::attention(x, at, 1, 1, 1);
+  const Tensor at = at::tensor({0, 50}, at::kInt), before = ops::attention(x, at, 50, 1, 1, 1);
   x.narrow(0, 30, 20).fill_(1e4);
-  reference::expect_same(ops::attention(x, at, 1, 1, 1).narrow(0, 0, 30), before.narrow(0, 0, 30),
-                         "earlier tokens");
+  reference::expect_same(ops::attention(x, at, 50, 1, 1, 1).narrow(0, 0, 30),
+                         before.narrow(0, 0, 30), "earlier tokens");
 }
 
 TEST(Attention, RefusesWrongShapes) {
   const Tensor x = random({6, 4, 8});
   const auto at = [](std::vector<int> v) { return at::tensor(v, at::kInt); };
-  EXPECT_THROW(ops::attention(x, at({0, 5}), 2, 1, 1), Error);
-  EXPECT_THROW(ops::attention(x, at({1, 6}), 2, 1, 1), Error);
-  EXPECT_THROW(ops::attention(x, at({0, 4, 3, 6}), 2, 1, 1), Error);
-  EXPECT_THROW(ops::attention(x, at({0, 6}), 3, 1, 1), Error);
-  EXPECT_THROW(ops::attention(x, at({0, 6}), 1, 2, 1), Error);
-  EXPECT_THROW(ops::attention(x, at({0, 6}).to(at::kLong), 2, 1, 1), Error);
+  EXPECT_THROW(ops::attention(x, at({0, 5}), 6, 2, 1, 1), Error);
+  EXPECT_THROW(ops::attention(x, at({1, 6}), 6, 2, 1, 1), Error);
+  EXPECT_THROW(ops::attention(x, at({0, 4, 3, 6}), 6, 2, 1, 1), Error);
+  EXPECT_THROW(ops::attention(x, at({0, 6}), 6, 3, 1, 1), Error);
+  EXPECT_THROW(ops::attention(x, at({0, 6}), 6, 1, 2, 1), Error);
+  EXPECT_THROW(ops::attention(x, at({0, 2, 6}), 3, 2, 1, 1), Error);  // 4 tokens, not 3
+  EXPECT_THROW(ops::attention(x, at({0, 6}).to(at::kLong), 6, 2, 1, 1), Error);
 }
 
 }  // namespace

@@ -40,12 +40,54 @@ TEST(Autograd, AfterAFailureNothingIsReadThatIsGone) {
   EXPECT_FALSE(x.grad().defined());
 }
 
-TEST(Autograd, RefusesSecondDerivativesAndCycles) {
+TEST(Autograd, RefusesSecondDerivatives) {
   const Tensor x = reference::leaf(at::ones({2}));
   const bool fails = false;
   EXPECT_THROW(triple(x, fails).sum().backward({}, true, true), Error);
-  const Tensor y = at::ones({2});
-  EXPECT_THROW(record("self", y, {x}, {y}, {}), Error);
+}
+
+TEST(Autograd, AnOutputSavedForItselfIsFreed) {
+  const Tensor x = reference::leaf(at::full({2}, 3.0f));
+  const auto square = [&] {
+    const at::NoGradGuard guard;
+    const Tensor y = x.exp();
+    record("exp", y, {x}, {y},
+           [](const Tensor& grad, Tensors saved) -> Tensors { return {grad.mul(saved.at(0))}; });
+    return y;
+  };
+  c10::weak_intrusive_ptr<c10::StorageImpl> memory = [&] {
+    const Tensor y = square();
+    return c10::weak_intrusive_ptr<c10::StorageImpl>(y.storage().getWeakStorageImpl());
+  }();
+  EXPECT_TRUE(memory.expired()) << "without a backward pass";
+  const Tensor y = square();
+  y.sum().backward();
+  EXPECT_TRUE(at::equal(x.grad(), y));
+}
+
+TEST(Autograd, OfSeveralOutputsAnyMayGoUnused) {
+  const auto gradient = [](bool first, bool second) {
+    const Tensor x = reference::leaf(at::ones({2}));
+    Tensor doubled, tripled;
+    {
+      const at::NoGradGuard guard;
+      doubled = x.mul(2), tripled = x.mul(3);
+      record("both", Tensors{doubled, tripled}, {x}, {},
+             [=](const Tensors& grads, Tensors) -> Tensors {
+               EXPECT_EQ(grads.at(0).defined(), first);
+               EXPECT_EQ(grads.at(1).defined(), second);
+               Tensor sum = at::zeros({2});
+               if (first) sum += grads[0] * 2;
+               if (second) sum += grads[1] * 3;
+               return {sum};
+             });
+    }
+    (first && second ? doubled + tripled : first ? doubled : tripled).sum().backward();
+    return x.grad();
+  };
+  EXPECT_TRUE(at::equal(gradient(true, true), at::full({2}, 5.0f)));
+  EXPECT_TRUE(at::equal(gradient(true, false), at::full({2}, 2.0f)));
+  EXPECT_TRUE(at::equal(gradient(false, true), at::full({2}, 3.0f)));
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
 // Operators on rows (embedding, linear, fake quantisation, norm, rotary embedding, SwiGLU) and the
 // vectorised exponentials, against double formulas and PyTorch's autograd of them.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
 #include "core/error.h"
 #include "ops/ops.h"
 #include "ops/simd.h"
@@ -71,6 +74,24 @@ TEST(Embedding, RowsAndTheirGradient) {
   EXPECT_THROW(ops::embedding(w, at::zeros({1}, at::kInt)), Error);
 }
 
+TEST(Embedding, GradientAddedToOneThatExists) {
+  const Tensor ids = at::tensor({2, 0, 2, 2}, at::kLong), g = random({4, 5});
+  const auto add = [](const Tensor& into, const Tensor& grad, const Tensor& rows) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    c10::Dispatcher::singleton()
+        .findSchemaOrThrow("qad::embedding_backward_", "")
+        .typed<void(const Tensor&, const Tensor&, const Tensor&)>()
+        .call(into, grad, rows);
+  };
+  const Tensor into = random({3, 5});
+  Tensor expected = into.clone();
+  for (std::int64_t t = 0; t < 4; ++t) expected[ids[t].item<std::int64_t>()] += g[t];
+  add(into, g, ids);
+  reference::expect_same(into, expected, "token by token");
+  EXPECT_THROW(add(into, g, at::tensor({2, 0, 3, 2}, at::kLong)), Error);
+  EXPECT_THROW(add(into, g.narrow(0, 0, 3), ids), Error);
+}
+
 TEST(Linear, ProductAndGradients) {
   for (const auto& [rows, cols] : kShapes)
     for (const bool with_bias : {false, true}) {
@@ -107,15 +128,18 @@ TEST(FakeQuantize, IsTheFormatsAndItsGradientIsTheIdentity) {
     std::vector<float> expected(rows * cols);
     const std::int64_t clipped = nvfp4::fake_quantize(x.const_data_ptr<float>(), rows, cols, global,
                                                       nvfp4::BlockScale::max, expected.data());
-    std::int64_t counted = 5;
-    const Tensor y = ops::fake_quantize(x, global, nvfp4::BlockScale::max, &counted);
-    EXPECT_EQ(counted, 5 + clipped);
+    const Tensor counted = at::full({}, 5, at::kLong);
+    const Tensor y = ops::fake_quantize(x, {global, nvfp4::BlockScale::max, counted});
+    EXPECT_EQ(counted.item<std::int64_t>(), 5 + clipped);
     EXPECT_EQ(0, std::memcmp(y.const_data_ptr<float>(), expected.data(), expected.size() * 4));
     const Tensor g = random({rows, cols});
     y.backward(g);
     reference::expect_same(x.grad(), g, "straight through");
   }
-  EXPECT_THROW(ops::fake_quantize(random({2, 16}), 0, nvfp4::BlockScale::max), Error);
+  const Tensor x = random({2, 16}), counter = at::zeros({}, at::kLong);
+  EXPECT_THROW(ops::fake_quantize(x, {0, nvfp4::BlockScale::max, counter}), Error);
+  EXPECT_THROW(ops::fake_quantize(x, {1, nvfp4::BlockScale::max, at::zeros({})}), Error);
+  EXPECT_THROW(ops::fake_quantize(x, {1, nvfp4::BlockScale::max, {}}), Error);
 }
 
 TEST(RmsNorm, RowsAndGradients) {
@@ -138,6 +162,62 @@ TEST(RmsNorm, RowsAndGradients) {
   expect_near(ops::rms_norm(x, w, 1e-6),
               reference::rms_norm(x.to(at::kDouble), w.to(at::kDouble), 1e-6), 8, "heads");
   EXPECT_THROW(ops::rms_norm(x, random({7}), 1e-6), Error);
+}
+
+TEST(RmsNorm, WithTheResidualSumBeforeIt) {
+  for (const auto& [rows, cols] : kShapes)
+    for (const bool sum_used : {true, false}) {
+      const Tensor x = leaf(random({rows, cols}, 2)), delta = leaf(random({rows, cols}));
+      const Tensor w = leaf(random({cols})), g = random({rows, cols}), gs = random({rows, cols});
+      const Tensor x2 = leaf(x), delta2 = leaf(delta), w2 = leaf(w);
+      const auto [sum, y] = ops::add_rms_norm(x, delta, w, 1e-5);
+      const Tensor plain_sum = x2 + delta2, plain = ops::rms_norm(plain_sum, w2, 1e-5);
+      reference::expect_same(sum, plain_sum, "sum");
+      reference::expect_same(y, plain, "norm");
+      ((y * g).sum() + (sum_used ? (sum * gs).sum() : Tensor(at::zeros({})))).backward();
+      ((plain * g).sum() + (sum_used ? (plain_sum * gs).sum() : Tensor(at::zeros({})))).backward();
+      reference::expect_same(x.grad(), x2.grad(), "dx");
+      reference::expect_same(delta.grad(), delta2.grad(), "ddelta");
+      reference::expect_same(w.grad(), w2.grad(), "dw");
+    }
+  const Tensor x = leaf(random({2, 16})), delta = random({2, 16}), w = random({16});
+  ops::add_rms_norm(x, delta, w, 1e-5).first.sum().backward();  // the norm unused
+  reference::expect_same(x.grad(), at::ones({2, 16}), "the sum alone");
+  EXPECT_THROW(ops::add_rms_norm(x, random({3, 16}), w, 1e-5), Error);
+}
+
+// What an operator quantises is what fake_quantize makes of its plain result, to the bit, and
+// gradients pass straight through.
+TEST(Quantizer, IsFakeQuantizeAfterTheOperator) {
+  for (const auto& [rows, cols] : kShapes)
+    for (const auto rule : {nvfp4::BlockScale::max, nvfp4::BlockScale::four_over_six}) {
+      const Tensor fused = at::zeros({}, at::kLong), apart = at::zeros({}, at::kLong);
+      const ops::Quantizer q{1.0 / 2048, rule, fused}, after{q.global, rule, apart};
+      const Tensor x = random({rows, cols}, 3), delta = random({rows, cols}), w = random({cols});
+      const Tensor gates = random({rows, 2 * cols}, 3), g = random({rows, cols});
+      const auto same = [&](const char* what, auto&& with, auto&& without, const Tensor& input) {
+        const Tensor a = leaf(input), b = leaf(input);
+        const Tensor y = with(a), plain = ops::fake_quantize(without(b), after);
+        reference::expect_same(y, plain, what);
+        y.backward(g);
+        plain.backward(g);
+        reference::expect_same(a.grad(), b.grad(), what);
+        EXPECT_TRUE(at::equal(fused, apart)) << what;
+      };
+      same(
+          "rms_norm", [&](const Tensor& t) { return ops::rms_norm(t, w, 1e-5, &q); },
+          [&](const Tensor& t) { return ops::rms_norm(t, w, 1e-5); }, x);
+      same(
+          "add_rms_norm",
+          [&](const Tensor& t) { return ops::add_rms_norm(t, delta, w, 1e-5, &q).second; },
+          [&](const Tensor& t) { return ops::rms_norm(t + delta, w, 1e-5); }, x);
+      same(
+          "swiglu", [&](const Tensor& t) { return ops::swiglu(t, &q); },
+          [&](const Tensor& t) { return ops::swiglu(t); }, gates);
+      if (rows * cols > 100) {
+        EXPECT_GT(fused.item<std::int64_t>(), 0);
+      }
+    }
 }
 
 TEST(Rope, RotationAndGradient) {

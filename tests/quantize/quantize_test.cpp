@@ -170,7 +170,7 @@ TEST(Quantize, CalibratedInputsAreNotClipped) {
     EXPECT_EQ(std::exp2(std::round(std::log2(g))), g);  // a power of two
   }
   // The first linear reads unquantised values that calibration saw.
-  EXPECT_EQ(models::linears(model)[0]->quant->clipped, 0);
+  EXPECT_EQ(models::linears(model)[0]->quant->clipped.item<std::int64_t>(), 0);
 }
 
 TEST(Quantize, WeightScaleFollowsAGrowingWeightOnly) {
