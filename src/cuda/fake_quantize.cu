@@ -29,14 +29,12 @@ __global__ void __launch_bounds__(kThreads)
   else
     for (int i = 0; i < N; ++i) block.x[i] = i < left ? to_float(x[at + i]) : 0.0f;
 
-  const float amax = block.amax();
-  const float d = __fmul_rn(block.template scale<kRule>(global, amax), global);
   // A little above 2688 * global: the amax that global was made from must not count as clipped.
   const float limit =
       __fmul_rn(__fmul_rn(nvfp4::kE2M1Max, __fmul_rn(nvfp4::kE4M3Max, global)), 1.0f + 0x1p-21f);
   unsigned beyond = 0;
   float out[N];
-  block.quantize(d, amax, out);
+  block.template fake_quantize<kRule>(global, out);
 #pragma unroll
   for (int i = 0; i < N; ++i) beyond += fabsf(block.x[i]) > limit;
   if (wide && left > 0)

@@ -78,14 +78,15 @@ struct Block {
     }
   }
 
-  // Squares are added by halves: 8 + 8, 4 + 4, ..., the first of them across threads.
-  __device__ float error(float scale, float global, float amax) const {
-    const float d = __fmul_rn(scale, global), unit = error_unit(amax);
+  // y as quantize makes it, and its error. Squares are added by halves: 8 + 8, 4 + 4, ..., the
+  // first of them across threads.
+  __device__ float error(float scale, float global, float amax, float (&y)[N]) const {
+    const float unit = error_unit(amax);
     float squares[N];
-    quantize(d, amax, squares);
+    quantize(__fmul_rn(scale, global), amax, y);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      const float e = __fmul_rn(__fsub_rn(x[i], squares[i]), unit);
+      const float e = __fmul_rn(__fsub_rn(x[i], y[i]), unit);
       squares[i] = __fmul_rn(e, e);
     }
 #pragma unroll
@@ -100,7 +101,8 @@ struct Block {
     return squares[0];
   }
 
-  __device__ float search_scale(float amax, float global, float nearest) const {
+  // Each of these leaves in y what its scale makes of x.
+  __device__ void search_scale(float amax, float global, float nearest, float (&y)[N]) const {
     const float unit = error_unit(amax);
     float best = nearest, best_error = __int_as_float(0x7F800000);
     for (int code = min(0x7E, max(0x0F, encode_e4m3(nearest) + 7)); code >= 1; --code) {
@@ -108,27 +110,32 @@ struct Block {
       const float reach = __fmul_rn(nvfp4::kE2M1Max, __fmul_rn(scale, global));
       const float clipped = __fmul_rn(fmaxf(0.0f, __fsub_rn(amax, reach)), unit);
       if (__fmul_rn(clipped, clipped) > best_error) break;
-      const float e = error(scale, global, amax);
+      const float e = error(scale, global, amax, y);
       if (e <= best_error) best = scale, best_error = e;
     }
-    return best;
+    quantize(__fmul_rn(best, global), amax, y);
   }
 
-  __device__ float four_over_six_scale(float amax, float global) const {
+  __device__ void four_over_six(float amax, float global, float (&y)[N]) const {
     const auto scale_for = [&](float largest) {
       return round_block_scale(__fdiv_rn(__fdiv_rn(largest, nvfp4::kE2M1Max), global));
     };
     const float six = scale_for(amax), four = scale_for(__fmul_rn(1.5f, amax));
-    return error(four, global, amax) < error(six, global, amax) ? four : six;
+    float of_four[N];
+    const float error_of_six = error(six, global, amax, y);
+    const bool better = error(four, global, amax, of_four) < error_of_six;
+#pragma unroll
+    for (int i = 0; i < N; ++i) y[i] = better ? of_four[i] : y[i];
   }
 
   template <BlockScale kRule>
-  __device__ float scale(float global, float largest) const {
+  __device__ void fake_quantize(float global, float (&y)[N]) const {
+    const float largest = amax();
+    if (kRule == BlockScale::four_over_six && largest > 0) return four_over_six(largest, global, y);
     const float wanted = __fdiv_rn(largest, __fmul_rn(nvfp4::kE2M1Max, global));
     const float nearest = round_block_scale(wanted);
-    if (kRule == BlockScale::max || !(largest > 0)) return nearest;
-    return kRule == BlockScale::mse ? search_scale(largest, global, nearest)
-                                    : four_over_six_scale(largest, global);
+    if (kRule == BlockScale::mse && largest > 0) return search_scale(largest, global, nearest, y);
+    quantize(__fmul_rn(nearest, global), largest, y);
   }
 };
 
