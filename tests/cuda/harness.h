@@ -17,9 +17,13 @@ struct Argument {
   at::IValue value;
   bool values = false;
   bool stays = false;  // on the CPU, also for the GPU's call
+  bool changes =
+      false;  // in place: compared afterwards, as a result behind those that are returned
 };
 Argument values(const at::Tensor& t);
-Argument fixed(const at::Tensor& t);  // its type is part of the schema
+Argument values(const std::vector<at::Tensor>& list);
+Argument changed(const at::Tensor& t);  // fixed, and changes
+Argument fixed(const at::Tensor& t);    // its type is part of the schema
 Argument on_cpu(const at::Tensor& t);
 
 // How far a result may be from the CPU's: |a - e| <= own * 2^-8 |e| + (fp32 * 2^-24 + bf16 * 2^-8)
@@ -51,5 +55,6 @@ std::vector<Case> pointwise_cases();
 std::vector<Case> format_cases();
 std::vector<Case> attention_cases();
 std::vector<Case> head_cases();
+std::vector<Case> optimizer_cases();
 
 }  // namespace qad::cuda::test
