@@ -52,7 +52,7 @@ constexpr float round_moment_to_bf16(float x, std::uint32_t random16) {
 // element is a small float of 3 mantissa bits beneath it (NUMERICS.md 6).
 inline constexpr std::int64_t kMomentBlock = 256;
 
-// The scale of a block, from the bits of its largest magnitude: that becomes 1 to 1.875, the
+// The scale of a block, from the bits of its largest magnitude, which becomes 0.94 to 1.875, the
 // largest code, so that rounding up never saturates. NaN when something is infinite or NaN: the
 // next update then carries it to the weights, where it is seen.
 constexpr float moment_scale(std::uint32_t largest) {
