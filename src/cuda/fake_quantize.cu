@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int j = 0; j < V; ++j)
     if (first + j * kThreads < vectors) {
-      clipped += Block<N>{v[j]}.template quantize<kRule>(format);
+      clipped += quantize<kRule>(v[j], format);
       store(y + (first + j * kThreads) * N, v[j]);
     }
   add_clipped(format, clipped);
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kThreads)
   if (index >= rows * per_row) return;  // the 16 threads of a block together
   const std::int64_t row = index / per_row, col = index % per_row, at = row * cols + col;
   float v[1] = {col < cols ? to_float(x[at]) : 0.0f};
-  const unsigned clipped = Block<1>{v}.template quantize<kRule>(format);
+  const unsigned clipped = quantize<kRule>(v, format);
   if (col < cols) store(y + at, v[0]);
   add_clipped(format, clipped);
 }
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads)
 void fake_quantize(Type type, const void* x, std::int64_t rows, std::int64_t cols,
                    const Quantization& q, void* y, cudaStream_t stream) {
   if (rows * cols == 0) return;
-  const Format format = format_of(type, q);
+  const Format format = format_of(q);
   const bool aligned =
       (reinterpret_cast<std::uintptr_t>(x) | reinterpret_cast<std::uintptr_t>(y)) % 16 == 0;
   for_type(type, [&]<class T>() {

@@ -8,8 +8,10 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <span>
 
 #include "nvfp4/nvfp4.h"
+#include "ops/adamw_step.h"
 #include "ops/loss_weights.h"
 
 namespace qad::cuda {
@@ -95,5 +97,34 @@ struct HeadRows {
   std::int64_t gradient_stride;  // a multiple of 4
 };
 void head_rows(const HeadRows& rows, cudaStream_t stream);
+
+// The moments of an optimiser: floats, or 8-bit codes with a scale for each ops::kMomentBlock.
+struct Moments {
+  enum Kind { f32, bf16, coded } kind;
+  void *m, *v;
+  float *m_scales, *v_scales;  // of codes
+};
+// One AdamW update of n elements; factor null: 1. amax: the bits of a float, the largest of
+// bf16(master).
+void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, float* master,
+           const Moments& moments, const float* factor, std::int64_t n, std::uint32_t* amax,
+           cudaStream_t stream);
+
+struct Values {
+  const void* data;
+  std::int64_t n;
+  Type type;
+};
+// The root of the sum of squares of all; partials: scratch for norm_partials doubles.
+std::int64_t norm_partials(std::span<const Values> grads);
+void gradient_norm(std::span<const Values> grads, double* partials, double* norm,
+                   cudaStream_t stream);
+
+// amax as adamw's.
+void weight_amax(const float* master, std::int64_t n, std::uint32_t* amax, cudaStream_t stream);
+// As ops::ship_; `out` gets what that returns.
+void ship(const float* master, std::int64_t rows, std::int64_t cols, const float* amax,
+          nvfp4::GlobalScale global_rule, nvfp4::BlockScale rule, Type type, void* value,
+          float* global, float* out, cudaStream_t stream);
 
 }  // namespace qad::cuda

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kMaxRowThreads)
     for (int k = 0; k < N; ++k) v[j][k] = __fmul_rn(w[k], __fmul_rn(v[j][k], r));
     if constexpr (kQuantize) {
       round_to<T>(v[j]);
-      clipped += Block<N>{v[j]}.template quantize<nvfp4::BlockScale::max>(format);
+      clipped += quantize<nvfp4::BlockScale::max>(v[j], format);
     }
     store(y + at + i, v[j]);
   });
@@ -181,7 +181,7 @@ void rms_norm(Type type, const NormRows& in, const void* delta, float eps, const
       for_count(s.vectors, [&]<int V>() {
         const auto kernel =
             fused ? rms_norm_kernel<T, kWide<T>, V, true> : rms_norm_kernel<T, kWide<T>, V, false>;
-        kernel<<<blocks, threads, 0, stream>>>(x, d, w, eps, in.rows, cols, format_of(type, q),
+        kernel<<<blocks, threads, 0, stream>>>(x, d, w, eps, in.rows, cols, format_of(q),
                                                static_cast<T*>(sum), static_cast<T*>(y), inverse);
       });
     } else {

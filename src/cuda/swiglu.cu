@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int k = 0; k < N; ++k) gate[k] = gate[k] * sigmoid<T>(gate[k]) * up[k];
   if constexpr (kQuantize) {
     round_to<T>(gate);
-    add_clipped(format, Block<N>{gate}.template quantize<nvfp4::BlockScale::max>(format));
+    add_clipped(format, quantize<nvfp4::BlockScale::max>(gate, format));
   }
   store(y + row * cols + i, gate);
 }
@@ -80,7 +80,7 @@ void swiglu(Type type, const void* gate_up, std::int64_t rows, std::int64_t cols
         const auto launch = [&](auto kernel) {
           const Shape s = shape(rows, cols, N);
           kernel<<<s.grid, s.threads, 0, stream>>>(static_cast<const T*>(gate_up),
-                                                   static_cast<int>(cols), format_of(type, q),
+                                                   static_cast<int>(cols), format_of(q),
                                                    static_cast<T*>(y));
         };
         if constexpr (N > 1)

@@ -84,6 +84,18 @@ __device__ inline void round_to(float (&x)[N]) {
 template <class T>
 constexpr int kWide = 16 / sizeof(T);
 
+// Any multiple of 16 bytes.
+template <int N, class T>
+__device__ inline void load_pieces(const T* p, float (&x)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i += kWide<T>) {
+    float part[kWide<T>];
+    load(p + i, part);
+#pragma unroll
+    for (int k = 0; k < kWide<T>; ++k) x[i + k] = part[k];
+  }
+}
+
 // Calls f<T>() for the type of the values in memory.
 template <class F>
 void for_type(Type type, F&& f) {
@@ -106,8 +118,24 @@ void for_vectors(Type type, std::int64_t cols, F&& f, const Pointers*... pointer
   });
 }
 
-inline std::int64_t blocks_for(std::int64_t items, std::int64_t per_block) {
+__host__ __device__ inline std::int64_t blocks_for(std::int64_t items, std::int64_t per_block) {
   return (items + per_block - 1) / per_block;
+}
+
+// As many blocks as the device runs at once, or fewer if they have nothing to do: for kernels whose
+// blocks take turns.
+template <auto kKernel>
+unsigned fill_device(std::int64_t blocks, int threads) {
+  static const int each = [&] {
+    int fit = 0;
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fit, kKernel, threads, 0);
+    return fit;
+  }();
+  int device = 0, processors = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  const std::int64_t most = std::int64_t{processors} * each;
+  return static_cast<unsigned>(blocks < most ? blocks : most);
 }
 
 }  // namespace qad::cuda

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "nvfp4/global_scale.h"
 #include "nvfp4/nvfp4.h"
 
 namespace qad::nvfp4 {
@@ -63,33 +64,16 @@ float e2m1_decode(std::uint8_t code) {
   return code & 8 ? -kE2M1[code & 7] : kE2M1[code & 7];
 }
 
-float round_to_bf16(float x) {
-  if (std::isnan(x)) return x;
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-  return std::bit_cast<float>((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u);
-}
-
 float global_scale(float amax, GlobalScale rule, BlockScale blocks) {
   check(std::isfinite(amax) && amax >= 0.0f, "global_scale",
         "expected a finite amax that is not negative, found {}", amax);
-  if (amax == 0.0f) return 1.0f;
-  const float largest_scale = blocks == BlockScale::four_over_six ? 256.0f : kE4M3Max;
-  const float exact = std::max(amax / (kE2M1Max * largest_scale), kMinGlobal);
-  if (rule == GlobalScale::amax) return exact;
-  // Judged by the product, which is exact in double: the quotient's rounding must not lose the last
-  // bit of amax.
-  float power = std::ldexp(1.0f, std::ilogb(exact));
-  while (static_cast<double>(power) * kE2M1Max * largest_scale < amax) power *= 2.0f;
-  return power;
+  return unchecked_global_scale(amax, rule, blocks);
 }
 
 float amax(std::span<const float> x, std::string_view name) {
-  // Magnitudes order like their bits, and infinity and NaN lie above every finite value.
-  constexpr std::uint32_t kInfinity = 0x7F800000;
   std::uint32_t largest = 0;
-  for (const float value : x)
-    largest = std::max(largest, std::bit_cast<std::uint32_t>(value) & 0x7FFFFFFF);
-  if (largest >= kInfinity) {
+  for (const float value : x) largest = std::max(largest, magnitude_bits(value));
+  if (largest >= kInfinityBits) {
     const auto bad = std::find_if(x.begin(), x.end(), [](float v) { return !std::isfinite(v); });
     fail("amax",
          "{}: expected finite values, found {} at element {} of {}; is the checkpoint intact?",

@@ -7,6 +7,7 @@
 // report; NUMERICS.md.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -40,7 +41,12 @@ float e4m3_decode(std::uint8_t code);
 // Nearest, ties to the even code, saturating at +-6; -0.0 gives 0, a tiny negative 8.
 std::uint8_t e2m1_encode(float x);
 float e2m1_decode(std::uint8_t code);
-float round_to_bf16(float x);  // nearest even
+
+// Nearest even; here, so that loops over weights are vectorised.
+constexpr float round_to_bf16(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  return x != x ? x : std::bit_cast<float>((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000u);
+}
 
 // amax of 0 gives 1 (any scale decodes zeros). Four-over-six normalises by 256 instead of 448.
 float global_scale(float amax, GlobalScale rule, BlockScale blocks);

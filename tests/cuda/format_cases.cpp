@@ -83,7 +83,7 @@ std::vector<Case> format_cases() {
                            [=, make = kind.make] {
                              Tensor x = make({rows, cols}) * (clips ? 8.0 : 1.0);
                              return std::vector<Argument>{
-                                 values(x), {global}, {rule}, written(at::full({}, 3, at::kLong))};
+                                 values(x), {global}, {rule}, changed(at::full({}, 3, at::kLong))};
                            },
                            {{}}});
         }
@@ -95,7 +95,7 @@ std::vector<Case> format_cases() {
            return std::vector<Argument>{values(pairs() * (global * 256)),
                                         {global},
                                         {std::int64_t{0}},
-                                        written(at::zeros({}, at::kLong))};
+                                        changed(at::zeros({}, at::kLong))};
          },
          {{}}});
   return cases;

@@ -16,13 +16,16 @@ namespace qad::cuda::test {
 struct Argument {
   at::IValue value;
   bool values = false;
-  bool stays = false;    // on the CPU, also for the GPU's call
-  bool written = false;  // by the operator, which must leave the same there on both
+  bool stays = false;  // on the CPU, also for the GPU's call
+  // In place: compared afterwards, as a result behind those that are returned; to the bit where
+  // the case gives it no tolerance.
+  bool changes = false;
 };
 Argument values(const at::Tensor& t);
-Argument fixed(const at::Tensor& t);  // its type is part of the schema
+Argument values(const std::vector<at::Tensor>& list);
+Argument changed(const at::Tensor& t);  // fixed, and changes
+Argument fixed(const at::Tensor& t);    // its type is part of the schema
 Argument on_cpu(const at::Tensor& t);
-Argument written(const at::Tensor& t);
 
 // How far a result may be from the CPU's: |a - e| <= own * 2^-8 |e| + (fp32 * 2^-24 + bf16 * 2^-8)
 // max|e|. 2^-24 and 2^-8 are the relative errors of one rounding to FP32 and BF16. `own`: roundings
@@ -53,5 +56,6 @@ std::vector<Case> pointwise_cases();
 std::vector<Case> format_cases();
 std::vector<Case> attention_cases();
 std::vector<Case> head_cases();
+std::vector<Case> optimizer_cases();
 
 }  // namespace qad::cuda::test

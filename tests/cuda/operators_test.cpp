@@ -40,6 +40,9 @@ TEST(Operators, Attention) {
 TEST(Operators, HeadLoss) {
   run_all(head_cases());
 }
+TEST(Operators, Optimizer) {
+  run_all(optimizer_cases());
+}
 
 double worst(const Tensor& actual, const Tensor& expected) {
   const Tensor a = actual.cpu().to(at::kDouble), e = expected.to(at::kDouble);

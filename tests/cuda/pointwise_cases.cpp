@@ -91,7 +91,7 @@ void add_elementwise(std::vector<Case>& cases) {
     cases.push_back({label("embedding_backward_", {rows, cols}),
                      "qad::embedding_backward_",
                      [=] {
-                       return std::vector<Argument>{written(at::randn({50, cols})),
+                       return std::vector<Argument>{changed(at::randn({50, cols})),
                                                     values(random({rows, cols})), ids()};
                      },
                      {}});

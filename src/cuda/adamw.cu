@@ -1,0 +1,250 @@
+// AdamW on FP32 masters, with the CPU's bits: the same steps in the same order (ops/adamw_step.h),
+// each an intrinsic that rounds to nearest. A warp takes 256 elements, which is a block of 8-bit
+// moments, four neighbouring ones a thread and then four more: every access of a warp is one piece.
+#include "cuda/launch.h"
+#include "cuda/reduce.cuh"
+#include "cuda/vector.cuh"
+#include "nvfp4/global_scale.h"
+
+namespace qad::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kWidth = 4;                                     // of an access, in elements
+constexpr int kAccesses = ops::kMomentBlock / (32 * kWidth);  // of a thread in each array
+constexpr int kEach = kWidth * kAccesses;                     // elements of a thread
+
+// Where a thread's elements of a warp's block are. kWhole: all of them exist, at aligned addresses,
+// so that nothing stands between one access and the next.
+template <bool kWhole>
+struct Place {
+  std::int64_t block, n;
+
+  __device__ std::int64_t at(int access) const {
+    return block * ops::kMomentBlock + threadIdx.x % 32 * kWidth + access * (32 * kWidth);
+  }
+  __device__ bool inside(int i) const { return kWhole || at(i / kWidth) + i % kWidth < n; }
+
+  template <class T>
+  __device__ void read(const T* from, float (&x)[kEach]) const {
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) {
+      float part[kWidth] = {};
+      if constexpr (kWhole)
+        load(from + at(a), part);
+      else
+        for (int k = 0; k < kWidth; ++k)
+          if (at(a) + k < n) part[k] = to_float(from[at(a) + k]);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) x[a * kWidth + k] = part[k];
+    }
+  }
+  template <class T>
+  __device__ void write(T* to, const float (&x)[kEach]) const {
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) {
+      float part[kWidth];
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) part[k] = x[a * kWidth + k];
+      if constexpr (kWhole)
+        store(to + at(a), part);
+      else
+        for (int k = 0; k < kWidth; ++k)
+          if (at(a) + k < n) store(to + at(a) + k, part[k]);
+    }
+  }
+  __device__ void read(const std::uint8_t* from, std::uint8_t (&x)[kEach]) const {
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) {
+      unsigned part = 0;
+      if constexpr (kWhole)
+        part = *reinterpret_cast<const unsigned*>(from + at(a));
+      else
+        for (int k = 0; k < kWidth; ++k)
+          if (at(a) + k < n) part |= static_cast<unsigned>(from[at(a) + k]) << (8 * k);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k)
+        x[a * kWidth + k] = static_cast<std::uint8_t>(part >> (8 * k));
+    }
+  }
+  __device__ void write(std::uint8_t* to, const std::uint8_t (&x)[kEach]) const {
+#pragma unroll
+    for (int a = 0; a < kAccesses; ++a) {
+      unsigned part = 0;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) part |= static_cast<unsigned>(x[a * kWidth + k]) << (8 * k);
+      if constexpr (kWhole)
+        *reinterpret_cast<unsigned*>(to + at(a)) = part;
+      else
+        for (int k = 0; k < kWidth; ++k)
+          if (at(a) + k < n) to[at(a) + k] = static_cast<std::uint8_t>(part >> (8 * k));
+    }
+  }
+};
+
+// Half of every element's draw: kSecond is v.
+template <bool kSecond>
+__device__ std::uint32_t half(const std::uint32_t draw) {
+  return kSecond ? draw >> 16 : draw & 0xFFFF;
+}
+
+// How a moment lies in memory. FP32:
+template <bool kSecond>
+struct Plain {
+  float* values;
+  template <class P>
+  __device__ void read(const P& p, float (&x)[kEach]) const {
+    p.read(values, x);
+  }
+  template <class P>
+  __device__ void write(const P& p, const float (&x)[kEach], const std::uint32_t (&)[kEach]) const {
+    p.write(values, x);
+  }
+  static constexpr bool kDraws = false;
+};
+template <bool kSecond>
+struct Rounded {
+  __nv_bfloat16* values;
+  template <class P>
+  __device__ void read(const P& p, float (&x)[kEach]) const {
+    p.read(values, x);
+  }
+  template <class P>
+  __device__ void write(const P& p, const float (&x)[kEach],
+                        const std::uint32_t (&draws)[kEach]) const {
+    float y[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) y[i] = ops::round_moment_to_bf16(x[i], half<kSecond>(draws[i]));
+    p.write(values, y);  // exact
+  }
+  static constexpr bool kDraws = true;
+};
+template <bool kSecond>
+struct Coded {
+  std::uint8_t* codes;
+  float* scales;
+  template <class P>
+  __device__ void read(const P& p, float (&x)[kEach]) const {
+    std::uint8_t c[kEach];
+    p.read(codes, c);
+    const float scale = scales[p.block];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      x[i] = kSecond ? ops::decode_v(c[i], scale) : ops::decode_m(c[i], scale);
+  }
+  template <class P>
+  __device__ void write(const P& p, const float (&x)[kEach],
+                        const std::uint32_t (&draws)[kEach]) const {
+    std::uint32_t most = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) most = max(most, nvfp4::magnitude_bits(x[i]));
+    const float scale = ops::moment_scale(__reduce_max_sync(kAllLanes, most));
+    const float inverse = ops::inverse_scale(scale);
+    std::uint8_t c[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i)
+      c[i] = kSecond ? ops::encode_v(x[i], inverse, half<true>(draws[i]))
+                     : ops::encode_m(x[i], inverse, half<false>(draws[i]));
+    p.write(codes, c);
+    if (threadIdx.x % 32 == 0) scales[p.block] = scale;
+  }
+  static constexpr bool kDraws = true;
+};
+
+// One block of one warp; returns the bits of the largest magnitude of a thread's elements.
+template <class G, class M, class V, class P>
+__device__ std::uint32_t update(const ops::AdamWStep& s, const P& p, const G* grad, float* master,
+                                const M& m, const V& v, float factor) {
+  float w[kEach];
+  p.read(master, w);
+  if (!isnan(factor)) {
+    float g[kEach], mi[kEach], vi[kEach];
+    p.read(grad, g);
+    m.read(p, mi);
+    v.read(p, vi);
+    std::uint32_t draws[kEach] = {};
+    if constexpr (M::kDraws || V::kDraws) {
+#pragma unroll
+      for (int i = 0; i < kEach; i += 2) {
+        const auto access = static_cast<std::uint64_t>(p.at(i / kWidth));  // a multiple of kWidth
+        const std::uint64_t bits = ops::moment_draws(s, access / 2 + i % kWidth / 2);
+        draws[i] = static_cast<std::uint32_t>(bits);
+        draws[i + 1] = static_cast<std::uint32_t>(bits >> 32);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const float gi = __fmul_rn(g[i], factor);
+      mi[i] = __fmaf_rn(s.keep1, __fsub_rn(gi, mi[i]), mi[i]);
+      vi[i] = __fmaf_rn(__fmul_rn(s.keep2, gi), gi, __fmul_rn(vi[i], s.beta2));
+      const float denominator = __fmaf_rn(__fsqrt_rn(vi[i]), s.correction, s.epsilon);
+      w[i] = __fsub_rn(__fmul_rn(w[i], s.decay), __fdiv_rn(__fmul_rn(s.rate, mi[i]), denominator));
+    }
+    m.write(p, mi, draws);
+    v.write(p, vi, draws);
+    p.write(master, w);
+  }
+  std::uint32_t most = 0;
+#pragma unroll
+  for (int i = 0; i < kEach; ++i)
+    if (p.inside(i)) most = max(most, nvfp4::magnitude_bits(w[i]));
+  return most;
+}
+
+// Every block's largest magnitude joins those of others in `amax`, as bits, which is 0 before.
+template <class G, class M, class V>
+__global__ void __launch_bounds__(kThreads, 3)
+    adamw_kernel(const ops::AdamWStep s, const G* grad, float* master, M m, V v,
+                 const float* factor, std::int64_t n, bool wide, std::uint32_t* amax) {
+  const float scale = factor ? *factor : 1.0f;
+  const std::int64_t blocks = blocks_for(n, ops::kMomentBlock);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  std::uint32_t most = 0;
+  for (std::int64_t b = blockIdx.x * std::int64_t{kWarps} + warp; b < blocks;
+       b += gridDim.x * std::int64_t{kWarps}) {
+    const bool whole = wide && (b + 1) * ops::kMomentBlock <= n;
+    most = max(most, whole ? update(s, Place<true>{b, n}, grad, master, m, v, scale)
+                           : update(s, Place<false>{b, n}, grad, master, m, v, scale));
+  }
+  __shared__ std::uint32_t of_warps[kWarps];
+  most = __reduce_max_sync(kAllLanes, most);
+  if (lane == 0) of_warps[warp] = most;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (const std::uint32_t other : of_warps) most = max(most, other);
+  atomicMax(amax, __float_as_uint(nvfp4::bf16_amax(most)));
+}
+
+bool aligned(const void* p) {
+  return reinterpret_cast<std::uintptr_t>(p) % 16 == 0;
+}
+
+}  // namespace
+
+void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, float* master,
+           const Moments& moments, const float* factor, std::int64_t n, std::uint32_t* amax,
+           cudaStream_t stream) {
+  cudaMemsetAsync(amax, 0, sizeof *amax, stream);
+  if (n == 0) return;
+  const bool wide = aligned(grad) && aligned(master) && aligned(moments.m) && aligned(moments.v);
+  const auto launch = [&](auto m, auto v) {
+    for_type(grad_type, [&]<class G>() {
+      constexpr auto kKernel = adamw_kernel<G, decltype(m), decltype(v)>;
+      const unsigned blocks = fill_device<kKernel>(blocks_for(n, kThreads * kEach), kThreads);
+      kKernel<<<blocks, kThreads, 0, stream>>>(step, static_cast<const G*>(grad), master, m, v,
+                                               factor, n, wide, amax);
+    });
+  };
+  using Bf16 = __nv_bfloat16;
+  if (moments.kind == Moments::f32)
+    launch(Plain<false>{static_cast<float*>(moments.m)},
+           Plain<true>{static_cast<float*>(moments.v)});
+  else if (moments.kind == Moments::bf16)
+    launch(Rounded<false>{static_cast<Bf16*>(moments.m)},
+           Rounded<true>{static_cast<Bf16*>(moments.v)});
+  else
+    launch(Coded<false>{static_cast<std::uint8_t*>(moments.m), moments.m_scales},
+           Coded<true>{static_cast<std::uint8_t*>(moments.v), moments.v_scales});
+}
+
+}  // namespace qad::cuda

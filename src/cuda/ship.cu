@@ -1,0 +1,135 @@
+// Masters to values in one pass, with the bits of ops::ship_ on the CPU; and the largest magnitude
+// of a master, for who does not know it.
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "cuda/nvfp4_block.cuh"
+#include "cuda/reduce.cuh"
+#include "cuda/vector.cuh"
+#include "nvfp4/global_scale.h"
+
+namespace qad::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+
+// Pieces of 16 bytes of the value that a thread has. Two, if both loads are under way before the
+// first is used, hide more of memory; searches are busy anyway. (A whole block a thread, which
+// would need no neighbours for its errors, took half as long again.)
+template <BlockScale kRule>
+constexpr int kPieces = kRule == BlockScale::max ? 2 : 1;
+
+__global__ void __launch_bounds__(kThreads)
+    amax_kernel(const float* x, std::int64_t n, std::uint32_t* amax) {
+  constexpr int N = kWide<float>;
+  __shared__ std::uint32_t of_warps[kWarps];
+  const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+  const std::int64_t threads = gridDim.x * std::int64_t{kThreads};
+  const std::int64_t whole = reinterpret_cast<std::uintptr_t>(x) % 16 == 0 ? n / N * N : 0;
+  std::uint32_t most = 0;
+#pragma unroll 4
+  for (std::int64_t i = thread * N; i < whole; i += threads * N) {
+    float v[N];
+    load(x + i, v);
+#pragma unroll
+    for (int k = 0; k < N; ++k) most = max(most, nvfp4::magnitude_bits(v[k]));
+  }
+  for (std::int64_t i = whole + thread; i < n; i += threads)
+    most = max(most, nvfp4::magnitude_bits(x[i]));
+  most = __reduce_max_sync(kAllLanes, most);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = most;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (const std::uint32_t other : of_warps) most = max(most, other);
+  atomicMax(amax, __float_as_uint(nvfp4::bf16_amax(most)));
+}
+
+// Every block raises the global scale for itself. The first one also stores it, perhaps before
+// others read it: raising it again changes nothing.
+__device__ float raised(float before, float amax, nvfp4::GlobalScale global_rule, BlockScale rule) {
+  return fmaxf(before, nvfp4::unchecked_global_scale(amax, global_rule, rule));
+}
+
+// `wide` as in fake_quantize. Infinite or too large weights leave everything as it was.
+template <class T, BlockScale kRule>
+__global__ void __launch_bounds__(kThreads)
+    ship_kernel(const float* master, std::int64_t rows, std::int64_t cols, const float* amax,
+                nvfp4::GlobalScale global_rule, bool wide, T* value, float* global, float* out) {
+  constexpr int N = kWide<T>, kMine = kPieces<kRule>;
+  const float most = *amax;
+  const float infinity = __int_as_float(0x7F800000);
+  const bool finite = most < infinity;
+  const bool fits =
+      finite && nvfp4::scale_fits(nvfp4::unchecked_global_scale(most, global_rule, kRule));
+  const bool first = blockIdx.x == 0 && threadIdx.x == 0;
+  if (first) *out = finite && !fits ? infinity : most;
+  if (!fits) return;
+  const float scale = raised(__ldcg(global), most, global_rule, kRule);
+  if (first) __stcg(global, scale);
+
+  const std::int64_t per_row = (cols + nvfp4::kBlock - 1) / nvfp4::kBlock * Block<N>::kLanes;
+  float x[kMine][N];
+  std::int64_t at[kMine], left[kMine];
+#pragma unroll
+  for (int p = 0; p < kMine; ++p) {
+    const std::int64_t index = (blockIdx.x * std::int64_t{kMine} + p) * kThreads + threadIdx.x;
+    const std::int64_t row = rows == 1 ? 0 : index / per_row;
+    const std::int64_t col = (index - row * per_row) * N;
+    at[p] = row * cols + col;
+    left[p] = index < rows * per_row ? cols - col : 0;
+    if (wide && left[p] > 0) {
+      load_pieces(master + at[p], x[p]);
+    } else {
+      for (int i = 0; i < N; ++i) x[p][i] = i < left[p] ? master[at[p] + i] : 0.0f;
+    }
+  }
+#pragma unroll
+  for (int p = 0; p < kMine; ++p) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[p][i] = __bfloat162float(__float2bfloat16_rn(x[p][i]));
+    float y[N];
+    const Block<N> block{x[p]};
+    block.template fake_quantize<kRule>(scale, block.amax(), y);
+    if (wide && left[p] > 0)
+      store(value + at[p], y);
+    else
+      for (int i = 0; i < N; ++i)
+        if (i < left[p]) store(value + at[p] + i, y[i]);
+  }
+}
+
+}  // namespace
+
+void weight_amax(const float* master, std::int64_t n, std::uint32_t* amax, cudaStream_t stream) {
+  cudaMemsetAsync(amax, 0, sizeof *amax, stream);
+  if (n == 0) return;
+  const unsigned blocks = fill_device<amax_kernel>(blocks_for(n, kThreads * 4), kThreads);
+  amax_kernel<<<blocks, kThreads, 0, stream>>>(master, n, amax);
+}
+
+void ship(const float* master, std::int64_t rows, std::int64_t cols, const float* amax,
+          nvfp4::GlobalScale global_rule, BlockScale rule, Type type, void* value, float* global,
+          float* out, cudaStream_t stream) {
+  if (cols % nvfp4::kBlock == 0) cols *= rows, rows = 1;  // rows follow each other without a gap
+  const bool aligned =
+      (reinterpret_cast<std::uintptr_t>(master) | reinterpret_cast<std::uintptr_t>(value)) % 16 ==
+      0;
+  const bool wide = aligned && cols % nvfp4::kBlock == 0;
+  for_type(type, [&]<class T>() {
+    const auto launch = [&]<BlockScale kRule>() {
+      const std::int64_t threads = rows * nvfp4::blocks_per_row(cols) * (nvfp4::kBlock / kWide<T>);
+      const std::int64_t blocks = blocks_for(threads, kThreads * kPieces<kRule>);
+      ship_kernel<T, kRule>
+          <<<static_cast<unsigned>(std::max<std::int64_t>(1, blocks)), kThreads, 0, stream>>>(
+              master, rows, cols, amax, global_rule, wide, static_cast<T*>(value), global, out);
+    };
+    if (rule == BlockScale::max)
+      launch.template operator()<BlockScale::max>();
+    else if (rule == BlockScale::mse)
+      launch.template operator()<BlockScale::mse>();
+    else
+      launch.template operator()<BlockScale::four_over_six>();
+  });
+}
+
+}  // namespace qad::cuda

@@ -1,0 +1,39 @@
+// AdamW (Loshchilov, Hutter 2019) as torch.optim.AdamW computes it, in one pass over gradient,
+// moments and FP32 master, and the gradient norm that clipping needs. Nothing here waits for a GPU.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace qad::ops {
+
+struct AdamW {
+  double learning_rate, beta1, beta2, epsilon, weight_decay;
+  std::int64_t step;       // of this update, from 1: bias correction
+  std::uint64_t seed = 0;  // of the rounding of moments; one for each tensor, or they share draws
+};
+
+// A moment in 8 bits: codes uint8, one an element; scales FP32, one for each 256 elements.
+struct Moment8 {
+  at::Tensor codes, scales;
+};
+Moment8 zero_moment8(const at::Tensor& master);
+
+// Updates master (FP32), m and v (both FP32, or both BF16 and rounded at random with their own
+// expectation) in place, all of them contiguous. The gradient (FP32; on a GPU also BF16) is
+// multiplied by factor (FP32 scalar on the same device; undefined: 1). Where that is NaN nothing is
+// changed: so a step is called off without waiting for the device.
+// Returns the largest magnitude of bf16(master) afterwards (FP32 scalar): NaN if any is, else
+// infinite if any is.
+at::Tensor adamw_(const AdamW& a, const at::Tensor& master, const at::Tensor& grad,
+                  const at::Tensor& m, const at::Tensor& v, const at::Tensor& factor = {});
+at::Tensor adamw_(const AdamW& a, const at::Tensor& master, const at::Tensor& grad,
+                  const Moment8& m, const Moment8& v, const at::Tensor& factor = {});
+
+// The square root of the sum of squares over all gradients (FP32; on a GPU also BF16), summed in
+// FP64 in an order that only sizes decide: an FP64 scalar on their device.
+at::Tensor gradient_norm(const std::vector<at::Tensor>& grads);
+
+}  // namespace qad::ops

@@ -1,0 +1,79 @@
+// What the optimiser's operators demand of their tensors, on every device. What is updated in place
+// must be contiguous, since a copy would take the update.
+#pragma once
+
+#include "nvfp4/nvfp4.h"
+#include "ops/adamw_step.h"
+#include "ops/checks.h"
+
+namespace qad::ops {
+
+inline void check_in_place(const at::Tensor& t, at::ScalarType type, const at::Tensor& beside,
+                           std::string_view operation, std::string_view name) {
+  if (!t.defined() || t.scalar_type() != type || t.device() != beside.device() ||
+      !t.is_contiguous())
+    fail(operation, "{}: expected contiguous {} on {}, found {}{}", name, c10::toString(type),
+         beside.device().str(), describe(t),
+         t.defined() && !t.is_contiguous() ? ", not contiguous" : "");
+}
+
+inline void check_scalar(const at::Tensor& t, const at::Tensor& beside, std::string_view operation,
+                         std::string_view name) {
+  check_in_place(t, at::kFloat, beside, operation, name);
+  check_size(t.numel(), 1, operation, fmt::format("elements of {}", name));
+}
+
+inline void check_shape_of(const at::Tensor& t, const at::Tensor& master,
+                           std::string_view operation, std::string_view name) {
+  if (!t.defined() || t.sizes() != master.sizes() || t.device() != master.device())
+    fail(operation, "{}: expected the shape and device of master, {}, found {}", name,
+         describe(master), describe(t));
+}
+
+inline void check_adamw(const at::Tensor& master, const at::Tensor& grad,
+                        const std::optional<at::Tensor>& factor, std::int64_t step) {
+  check(master.defined(), "adamw", "master: expected a tensor");
+  check_in_place(master, at::kFloat, master, "adamw", "master");
+  check_shape_of(grad, master, "adamw", "grad");
+  if (factor && factor->defined()) check_scalar(*factor, master, "adamw", "factor");
+  check(step >= 1, "adamw", "step: expected 1 or more, found {}", step);
+}
+
+// Moments of FP32 or BF16.
+inline void check_moments(const at::Tensor& m, const at::Tensor& v, const at::Tensor& master) {
+  check_shape_of(m, master, "adamw", "m");
+  check_shape_of(v, master, "adamw", "v");
+  const at::ScalarType type = m.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+  check_in_place(m, type, master, "adamw", "m");
+  check_in_place(v, type, master, "adamw", "v");
+}
+
+// A moment of 8 bits.
+inline void check_moment8(const at::Tensor& codes, const at::Tensor& scales,
+                          const at::Tensor& master, std::string_view name) {
+  check_shape_of(codes, master, "adamw", name);
+  check_in_place(codes, at::kByte, master, "adamw", name);
+  check_in_place(scales, at::kFloat, master, "adamw", fmt::format("scales of {}", name));
+  check_size(scales.numel(), (master.numel() + kMomentBlock - 1) / kMomentBlock, "adamw",
+             fmt::format("scales of {}", name));
+}
+
+inline void check_ship(const at::Tensor& master, const at::Tensor& value, const at::Tensor& global,
+                       const std::optional<at::Tensor>& amax, std::int64_t rule,
+                       std::int64_t global_rule) {
+  check(master.defined() && master.dim() >= 1, "ship",
+        "master: expected a tensor of at least one dimension");
+  check_in_place(master, at::kFloat, master, "ship", "master");
+  check_shape_of(value, master, "ship", "value");
+  check_in_place(value, value.scalar_type(), master, "ship", "value");
+  check(master.numel() == 0 || master.const_data_ptr() != value.const_data_ptr(), "ship",
+        "value: expected other memory than the master's, which it would overwrite");
+  check_scalar(global, master, "ship", "global");
+  if (amax && amax->defined()) check_scalar(*amax, master, "ship", "amax");
+  check(rule >= 0 && rule <= static_cast<std::int64_t>(nvfp4::BlockScale::four_over_six), "ship",
+        "block scale rule: expected 0, 1 or 2, found {}", rule);
+  check(global_rule >= 0 && global_rule <= static_cast<std::int64_t>(nvfp4::GlobalScale::amax),
+        "ship", "global scale rule: expected 0 or 1, found {}", global_rule);
+}
+
+}  // namespace qad::ops

@@ -1,0 +1,95 @@
+// Masters to values in one walk through memory: rows are rounded to BF16, their largest magnitude
+// noted and quantised while they are in a core's cache.
+#include "ops/ship.h"
+
+#include "nvfp4/global_scale.h"
+#include "ops/dispatch.h"
+#include "ops/optimizer_checks.h"
+
+namespace qad::ops {
+namespace {
+
+using at::Tensor;
+using nvfp4::BlockScale, nvfp4::GlobalScale;
+
+// Rows a thread takes at a time: few enough to stay in its cache between the passes over them.
+std::int64_t rows_at_a_time(std::int64_t cols) {
+  return std::max<std::int64_t>(1, 32768 / cols);
+}
+
+// to = bf16(from); returns the bits of the largest magnitude.
+std::uint32_t round_rows(const float* from, std::int64_t n, float* to) {
+  std::uint32_t most = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    to[i] = nvfp4::round_to_bf16(from[i]);
+    most = std::max(most, nvfp4::magnitude_bits(to[i]));
+  }
+  return most;
+}
+
+// value = bf16(master), quantised under `global` unless that is 0; the bits of its largest
+// magnitude before that.
+std::uint32_t walk(const Tensor& master, const Tensor& value, float global, BlockScale rule) {
+  const std::int64_t cols = master.size(-1), rows = cols == 0 ? 0 : master.numel() / cols;
+  if (rows == 0) return 0;
+  const float* from = master.const_data_ptr<float>();
+  float* to = value.mutable_data_ptr<float>();
+  const std::int64_t step = rows_at_a_time(cols);
+  return at::parallel_reduce(
+      0, (rows + step - 1) / step, 1, std::uint32_t{0},
+      [&](std::int64_t begin, std::int64_t end, std::uint32_t most) {
+        for (std::int64_t row = begin * step; row < std::min(end * step, rows); row += step) {
+          const std::int64_t some = std::min(step, rows - row), at = row * cols;
+          const std::uint32_t here = round_rows(from + at, some * cols, to + at);
+          most = std::max(most, here);
+          if (global > 0 && here < nvfp4::kInfinityBits)
+            nvfp4::fake_quantize(to + at, some, cols, global, rule, to + at);
+        }
+        return most;
+      },
+      [](std::uint32_t a, std::uint32_t b) { return std::max(a, b); });
+}
+
+Tensor ship_cpu(const Tensor& master, const Tensor& value, const Tensor& global,
+                const std::optional<Tensor>& amax, std::int64_t rule, std::int64_t global_rule) {
+  check_ship(master, value, global, amax, rule, global_rule);
+  check_in_place(value, at::kFloat, master, "ship", "value");
+  const auto blocks = static_cast<BlockScale>(rule);
+  float& scale = *global.mutable_data_ptr<float>();
+  const bool known = amax && amax->defined();
+  // Without an amax the scale of before is tried first: seldom does a weight outgrow it.
+  float most =
+      known ? *amax->const_data_ptr<float>() : nvfp4::bf16_amax(walk(master, value, scale, blocks));
+  if (std::isfinite(most)) {
+    const float needed =
+        nvfp4::unchecked_global_scale(most, static_cast<GlobalScale>(global_rule), blocks);
+    const bool raise = needed > scale;
+    if (!nvfp4::scale_fits(needed)) {
+      most = std::numeric_limits<float>::infinity();
+    } else if (known || raise) {
+      if (raise) scale = needed;
+      walk(master, value, scale, blocks);
+    }
+  }
+  return at::scalar_tensor(most, at::kFloat);
+}
+
+TORCH_LIBRARY_FRAGMENT(qad, m) {
+  m.def(
+      "ship_(Tensor master, Tensor(a!) value, Tensor(b!) scale, Tensor? amax, int rule, int "
+      "global_rule) -> Tensor");
+}
+TORCH_LIBRARY_IMPL(qad, CPU, m) {
+  m.impl("ship_", ship_cpu);
+}
+
+}  // namespace
+
+Tensor ship_(const Tensor& master, const Tensor& value, const Tensor& global, const Tensor& amax,
+             BlockScale rule, GlobalScale global_rule) {
+  static const auto op = find_op<decltype(ship_cpu)>("qad::ship_");
+  return call_kernel(op, master, value, global, std::optional<Tensor>(amax),
+                     static_cast<std::int64_t>(rule), static_cast<std::int64_t>(global_rule));
+}
+
+}  // namespace qad::ops

@@ -1,0 +1,132 @@
+// Cases of the optimiser's operators: what they return and what they change in place, equal to the
+// bit. Sizes on either side of a block of moments and of an access; every kind of moments, of
+// block rule and of what becomes of the global scale.
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "cuda/harness.h"
+#include "ops/adamw.h"
+
+namespace qad::cuda::test {
+namespace {
+
+using at::Tensor;
+
+constexpr std::int64_t kSizes[] = {0, 1, 3, 4, 129, 255, 256, 257, 1031, 100000, 300001};
+const char* const kKinds[] = {"FP32", "BF16", "8-bit"};
+
+Argument scalar(double x) {
+  return fixed(at::scalar_tensor(x, at::kFloat));
+}
+
+// Moments as three steps on the CPU leave them.
+std::vector<Argument> moments(int kind, std::int64_t n) {
+  const Tensor master = random({n});
+  Tensor m = at::zeros({n}, kind == 1 ? at::kBFloat16 : at::kFloat), v = at::zeros_like(m);
+  ops::Moment8 m8 = ops::zero_moment8(master), v8 = ops::zero_moment8(master);
+  for (int step = 1; step <= 3; ++step) {
+    const ops::AdamW a{1e-3, 0.9, 0.95, 1e-8, 0, step, 9};
+    // Magnitudes over many binades, so that 8-bit blocks have small values, too.
+    const Tensor grad = random({n}) * at::rand({n}).mul(-24).exp2();
+    if (kind == 2)
+      ops::adamw_(a, master, grad, m8, v8);
+    else
+      ops::adamw_(a, master, grad, m, v);
+  }
+  if (kind < 2) return {changed(m), changed(v)};
+  return {changed(m8.codes), changed(m8.scales), changed(v8.codes), changed(v8.scales)};
+}
+
+void add_adamw(std::vector<Case>& cases) {
+  for (const int kind : {0, 1, 2})
+    for (const std::int64_t n : kSizes)
+      for (const char* factor : {"none", "0.37", "NaN"}) {
+        const auto arguments = [=] {
+          std::vector<Argument> all = {changed(random({n})),
+                                       values(random({n}) * at::rand({n}).mul(-16).exp2())};
+          all[1].value = all[1].value.toTensor().to(at::kBFloat16).to(at::kFloat);
+          for (const Argument& a : moments(kind, n)) all.push_back(a);
+          all.push_back(factor[0] == 'n' ? Argument{at::IValue()} : scalar(std::atof(factor)));
+          for (const double x : {1e-3, 0.9, 0.95, 1e-8, 0.1}) all.push_back({x});
+          all.push_back({std::int64_t{4}});
+          all.push_back({std::int64_t{-77}});
+          return all;
+        };
+        std::vector<Tolerance> outputs(kind == 2 ? 6 : 4);  // amax, master and the moments
+        cases.push_back({std::string("adamw_ ") + kKinds[kind] + ", factor " + factor + ", " +
+                             std::to_string(n),
+                         kind == 2 ? "qad::adamw8_" : "qad::adamw_", arguments, outputs});
+      }
+}
+
+void add_ship(std::vector<Case>& cases) {
+  const std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},  {1, 16},   {3, 7},     {5, 24},
+                                                          {7, 40}, {4, 896},  {64, 4864}, {2, 100},
+                                                          {0, 32}, {33, 512}, {16, 16}};
+  struct Start {
+    const char* name;
+    double global;  // times what the weight demands
+    bool given;
+  };
+  const Start starts[] = {{"chosen", 0, true},    {"chosen, amax unknown", 0, false},
+                          {"raised", 0.25, true}, {"raised, amax unknown", 0.25, false},
+                          {"kept", 4, true},      {"kept, amax unknown", 4, false}};
+  for (const std::int64_t rule : {0, 1, 2})
+    for (const std::int64_t global_rule : {0, 1})
+      for (const double scale : {0.02, 1e-37, 1e30})
+        for (const Start& s : starts)
+          for (const auto& [rows, cols] : shapes) {
+            const auto arguments = [=, rows = rows, cols = cols] {
+              const Tensor master =
+                  at::randn({rows, cols}) * at::rand({rows, cols}).mul(-12).exp2() * scale;
+              const Tensor rounded = master.to(at::kBFloat16).to(at::kFloat).abs();
+              const double amax = master.numel() == 0 ? 0 : rounded.max().item<double>();
+              const double needed =
+                  std::max(0x1p-116, std::exp2(std::ceil(std::log2(std::max(amax, 1e-44) / 2688))));
+              Argument value = values(at::zeros({rows, cols}));
+              value.changes = true;
+              return std::vector<Argument>{
+                  fixed(master),
+                  value,
+                  changed(at::scalar_tensor(
+                      std::max(s.global == 0 ? 0 : 0x1p-116, s.global * needed), at::kFloat)),
+                  s.given ? scalar(amax) : Argument{at::IValue()},
+                  {rule},
+                  {global_rule}};
+            };
+            cases.push_back({std::string("ship_ ") + s.name + " rule " + std::to_string(rule) +
+                                 "/" + std::to_string(global_rule) + " scale " +
+                                 std::to_string(std::log10(scale)) + " of " + std::to_string(rows) +
+                                 " " + std::to_string(cols),
+                             "qad::ship_",
+                             arguments,
+                             {{}, {}, {}}});
+          }
+}
+
+void add_norm(std::vector<Case>& cases) {
+  for (const int tensors : {1, 2, 161, 400}) {
+    const auto arguments = [=] {
+      std::vector<Tensor> grads;
+      for (int i = 0; i < tensors; ++i)
+        grads.push_back(random({i % 7 == 3 ? 40000 + i : 13 * i % 5000}, std::exp2(i % 9)));
+      return std::vector<Argument>{values(grads)};
+    };
+    // Sums of up to 2^21 squares in FP64, in two orders: far below one rounding of FP32.
+    cases.push_back(
+        {"gradient_norm of " + std::to_string(tensors), "qad::gradient_norm", arguments, {{1e-3}}});
+  }
+}
+
+}  // namespace
+
+std::vector<Case> optimizer_cases() {
+  std::vector<Case> cases;
+  add_adamw(cases);
+  add_ship(cases);
+  add_norm(cases);
+  return cases;
+}
+
+}  // namespace qad::cuda::test

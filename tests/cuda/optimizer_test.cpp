@@ -1,0 +1,111 @@
+// What the optimiser's table of cases cannot say: what is not finite, unaligned memory, gradients
+// of both types in one norm, and many steps in a row with the CPU beside the GPU.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cuda/harness.h"
+#include "ops/adamw.h"
+#include "ops/ship.h"
+
+namespace qad::cuda::test {
+namespace {
+
+using at::Tensor;
+using nvfp4::BlockScale, nvfp4::GlobalScale;
+
+Tensor gpu(double x) {
+  return at::scalar_tensor(x, at::TensorOptions(at::kCUDA).dtype(at::kFloat));
+}
+
+TEST(Optimizer, NotFiniteWeightsAreSaid) {
+  for (const auto& [bad, expected] :
+       {std::pair<double, float>{NAN, NAN}, {-INFINITY, INFINITY}, {3e38, INFINITY}}) {
+    const Tensor zero = at::zeros({10, 48}, at::kCUDA), master = random({10, 48}).cuda();
+    master[7][31] = bad;
+    const Tensor value = at::zeros({10, 48}, zero.options().dtype(at::kBFloat16)), global = gpu(2);
+    const float shipped =
+        ops::ship_(master, value, global, {}, BlockScale::max, GlobalScale::pow2).item<float>();
+    const Tensor amax = ops::adamw_({1e-3, 0.9, 0.95, 1e-8, 0, 1}, master, zero, zero.clone(),
+                                    zero.clone(), gpu(1));
+    const float passed_on =
+        ops::ship_(master, value, global, amax, BlockScale::max, GlobalScale::pow2).item<float>();
+    for (const float found : {shipped, passed_on})
+      EXPECT_TRUE(std::isnan(expected) ? std::isnan(found) : found == expected) << found;
+    EXPECT_EQ(global.item<float>(), 2);
+  }
+}
+
+TEST(Optimizer, NotFiniteGradientsReachTheNorm) {
+  const Tensor fine = random({70000}).cuda(), bad = random({5}).cuda().to(at::kBFloat16);
+  EXPECT_TRUE(std::isfinite(ops::gradient_norm({fine, bad}).item<double>()));
+  bad[4] = INFINITY;
+  EXPECT_EQ(ops::gradient_norm({fine, bad}).item<double>(), INFINITY);
+  bad[4] = NAN;
+  EXPECT_TRUE(std::isnan(ops::gradient_norm({bad, fine}).item<double>()));
+  EXPECT_EQ(ops::gradient_norm({at::zeros({0}, at::kCUDA)}).item<double>(), 0);
+  // beyond FP32 when squared
+  EXPECT_NEAR(ops::gradient_norm({at::full({16}, 1e30f, at::kCUDA)}).item<double>() / 4e30, 1,
+              1e-6);
+}
+
+TEST(Optimizer, UnalignedMemory) {
+  const Tensor storage = random({4, 1001}).cuda(), g = random({1000}).cuda();
+  const auto row = [&](int i, bool shifted) {
+    return shifted ? storage[i].narrow(0, 1, 1000) : storage[i].narrow(0, 1, 1000).clone();
+  };
+  storage.select(0, 2).abs_();
+  std::vector<Tensor> results;
+  for (const bool shifted : {false, true}) {  // the second changes what the first has cloned
+    const Tensor w = row(0, shifted), m = row(1, shifted), v = row(2, shifted);
+    const Tensor amax = ops::adamw_({1e-3, 0.9, 0.95, 1e-8, 0.1, 2}, w, g, m, v);
+    const Tensor value = row(3, shifted), global = gpu(0);
+    ops::ship_(w.view({10, 100}), value.view({10, 100}), global, amax, BlockScale::max,
+               GlobalScale::pow2);
+    for (const Tensor& t : {w, m, v, amax, value, global}) results.push_back(t.clone());
+    results.push_back(ops::gradient_norm({w}));
+  }
+  for (std::size_t i = 0; i < 6; ++i) EXPECT_TRUE(at::equal(results[i], results[i + 7])) << i;
+  EXPECT_NEAR((results[6] / results[13]).item<double>(), 1, 1e-12);
+}
+
+// 50 steps of every kind of moments, gradients in BF16: every bit of masters, values and scales.
+TEST(Optimizer, FiftyStepsAreTheCpus) {
+  constexpr std::int64_t rows = 40, cols = 100;
+  for (const int kind : {0, 1, 2}) {
+    const auto start = [&](const Tensor& master) {
+      const auto type = kind == 1 ? at::kBFloat16 : at::kFloat;
+      struct State {
+        Tensor master, m, v, value, global;
+        ops::Moment8 m8, v8;
+      };
+      return State{master,
+                   at::zeros_like(master, type),
+                   at::zeros_like(master, type),
+                   at::zeros_like(master),
+                   at::zeros({}, master.options()),
+                   ops::zero_moment8(master),
+                   ops::zero_moment8(master)};
+    };
+    const Tensor from = random({rows, cols}, 0.05);
+    auto cpu = start(from.clone()), card = start(from.cuda());
+    for (int step = 1; step <= 50; ++step) {
+      const ops::AdamW a{1e-2, 0.9, 0.95, 1e-8, 0.01, step, 123456789012345ull};
+      const Tensor g = random({rows, cols});
+      const auto update = [&](auto& s, const Tensor& grad) {
+        const Tensor amax = kind == 2 ? ops::adamw_(a, s.master, grad, s.m8, s.v8)
+                                      : ops::adamw_(a, s.master, grad, s.m, s.v);
+        ops::ship_(s.master, s.value, s.global, amax, BlockScale::four_over_six, GlobalScale::pow2);
+      };
+      update(cpu, g);
+      update(card, g.to(at::kCUDA, at::kBFloat16));
+    }
+    EXPECT_TRUE(at::equal(cpu.master, card.master.cpu())) << kind;
+    EXPECT_TRUE(at::equal(cpu.value, card.value.cpu())) << kind;
+    EXPECT_TRUE(at::equal(cpu.global, card.global.cpu())) << kind;
+  }
+}
+
+}  // namespace
+}  // namespace qad::cuda::test
