@@ -22,6 +22,7 @@ void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_verify(CLI::App& app);
+void add_bench(CLI::App& app);
 
 // --device, --threads: what every computing command takes.
 struct ComputeOptions {
@@ -29,7 +30,7 @@ struct ComputeOptions {
   std::int64_t threads = 0;
 };
 void add_compute_options(Command& command, ComputeOptions& options);
-void apply(const ComputeOptions& options);  // Error for a device this build cannot use
+void apply(const ComputeOptions& options);  // threads; the device is for models::placement_of
 
 extern std::string command_line;  // as typed, for reports
 

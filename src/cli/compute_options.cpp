@@ -1,6 +1,5 @@
 // Devices and threads, shared by every command that computes.
 #include "cli/commands.h"
-#include "core/error.h"
 
 namespace qad::cli {
 
@@ -11,8 +10,6 @@ void add_compute_options(Command& command, ComputeOptions& options) {
 }
 
 void apply(const ComputeOptions& options) {
-  check(options.device == "cpu", "device",
-        "cuda: the program does not use GPUs yet; use --device cpu");
   if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
 }
 

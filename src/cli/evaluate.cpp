@@ -53,10 +53,11 @@ void add_evaluate(CLI::App& app) {
   add_compute_options(command, o->compute);
   command.run([o] {
     apply(o->compute);
-    const recipe::LoadedModel loaded = recipe::load_model(o->model);
+    const models::Placement placement = models::placement_of(o->compute.device);
+    const recipe::LoadedModel loaded = recipe::load_model(o->model, placement);
     std::optional<recipe::LoadedModel> teacher;
     if (!o->teacher.empty()) {
-      teacher = recipe::load_model(o->teacher);
+      teacher = recipe::load_model(o->teacher, placement);
       recipe::check_same_vocabulary("evaluate", *teacher, loaded);
     }
     data::RenderOptions options;

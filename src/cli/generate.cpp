@@ -44,7 +44,8 @@ void add_generate(CLI::App& app) {
   add_compute_options(command, o->compute);
   command.run([o] {
     apply(o->compute);
-    const recipe::LoadedModel loaded = recipe::load_model(o->model);
+    const models::Placement placement = models::placement_of(o->compute.device);
+    const recipe::LoadedModel loaded = recipe::load_model(o->model, placement);
     const auto prompt = prompt_ids(*o, loaded.tokenizer);
     check(!prompt.empty(), "generate",
           "the prompt has no tokens, and the tokenizer adds no BOS; say --prompt TEXT");

@@ -51,11 +51,12 @@ void add_logits(CLI::App& app) {
   command.run([o] {
     apply(o->compute);
     const checkpoint::Checkpoint source = checkpoint::open(o->model);
-    const models::Model model = models::load(source);
+    const models::Model model = models::load(source, models::placement_of(o->compute.device));
     const auto ids = read_ids(o->tokens, model.config.vocabulary);
     const at::NoGradGuard no_grad;
-    const at::Tensor logits =
-        models::logits(model, models::forward(model, models::tokens_of(ids))).contiguous();
+    const at::Tensor logits = models::logits(model, models::forward(model, models::tokens_of(ids)))
+                                  .to(at::kCPU)
+                                  .contiguous();
     const auto rows = static_cast<std::int64_t>(ids.size()),
                length = static_cast<std::int64_t>(ids[0].size());
     checkpoint::write_safetensors(

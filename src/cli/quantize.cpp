@@ -61,9 +61,10 @@ void add_quantize(CLI::App& app) {
   add_compute_options(command, o->compute);
   command.run([o] {
     apply(o->compute);
+    const models::Placement placement = models::placement_of(o->compute.device);
     const recipe::Recipe r = recipe_of(*o);
     checkpoint::check_writable_target(o->output, o->model);
-    recipe::LoadedModel loaded = recipe::load_model(o->model);
+    recipe::LoadedModel loaded = recipe::load_model(o->model, placement);
     check(!loaded.quantized(), "quantize", "{}: is already quantised", o->model);
     const quantize::Policy policy = recipe::policy_of(r);
     const auto rows = quantize::coverage(loaded.model, policy);

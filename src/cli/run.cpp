@@ -2,6 +2,8 @@
 // every option.
 #include <CLI/CLI.hpp>
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
@@ -71,6 +73,7 @@ int run(int argc, char** argv) {
   add_tokenize(app);
   add_convert(app);
   add_verify(app);
+  add_bench(app);
   try {
     app.parse(argc, argv);
     check(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "write",
@@ -83,6 +86,11 @@ int run(int argc, char** argv) {
     if (word.empty()) return app.exit(e) == 0 ? 0 : 2;
     std::fprintf(stderr, "qad: %s\nRun with --help for more information.\n", word.c_str());
     return 2;
+  } catch (const c10::OutOfMemoryError& e) {
+    const std::string_view what = e.what_without_backtrace();
+    std::fprintf(stderr,
+                 "qad: the GPU's memory is full: %s; see the plan of qad distill --dry-run\n",
+                 std::string(what.substr(0, what.find('.'))).c_str());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr,
                  "qad: out of memory; try fewer sequences a micro-batch or a shorter seq_len\n");

@@ -17,9 +17,9 @@ class BatchBuilder {
 
  private:
   Batch batch_;
-  std::vector<std::int64_t> ids_, positions_, labels_;
+  std::vector<std::int64_t> ids_, labels_;
   std::vector<float> weights_;
-  std::vector<std::int32_t> cu_seqlens_ = {0};
+  std::vector<std::int32_t> ends_;
 };
 
 }  // namespace qad::data

@@ -8,6 +8,14 @@
 
 namespace qad::data {
 
+Batch Batch::to(at::Device device) const {
+  Batch there = *this;
+  there.tokens = tokens.to(device);
+  there.labels = labels.to(device);
+  there.weights = weights.to(device);
+  return there;
+}
+
 std::vector<Sequence> pack(const std::vector<Document>& documents, std::int64_t seq_len,
                            bool pack) {
   check(seq_len > 0, "pack", "expected seq_len > 0, found {}", seq_len);
@@ -42,13 +50,12 @@ void BatchBuilder::add(const std::vector<Document>& documents, const Sequence& s
       const bool last = at + 1 == d.ids.size();
       const float weight = !last && d.counts[at + 1] ? 1.0f : 0.0f;
       ids_.push_back(d.ids[at]);
-      positions_.push_back(i);
       labels_.push_back(last ? 0 : d.ids[at + 1]);
       weights_.push_back(weight);
       batch_.targets += weight;
       batch_.document.push_back(first_document + piece.document);
     }
-    cu_seqlens_.push_back(static_cast<std::int32_t>(ids_.size()));
+    ends_.push_back(static_cast<std::int32_t>(ids_.size()));
   }
 }
 
@@ -59,9 +66,7 @@ Batch BatchBuilder::finish() {
               static_cast<std::remove_cvref_t<decltype(values[0])>*>(t.data_ptr()));
     return t;
   };
-  batch_.tokens.ids = tensor(ids_, at::kLong);
-  batch_.tokens.positions = tensor(positions_, at::kLong);
-  batch_.tokens.cu_seqlens = tensor(cu_seqlens_, at::kInt);
+  batch_.tokens = models::make_tokens(ids_, ends_);
   batch_.labels = tensor(labels_, at::kLong);
   batch_.weights = tensor(weights_, at::kFloat);
   return std::move(batch_);

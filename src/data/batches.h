@@ -19,6 +19,8 @@ struct Batch {
   double targets = 0;  // sum of weights
   std::vector<std::int64_t>
       document;  // [T] index of the source document: standard errors over documents
+
+  Batch to(at::Device device) const;  // the tensors; the rest is the host's
 };
 
 // A sequence holds pieces of documents (document index, first token, tokens); pieces do not see

@@ -22,6 +22,18 @@ std::string_view name_of(Schedule schedule) {
   return "cosine";
 }
 
+std::string_view name_of(StateType type) {
+  switch (type) {
+    case StateType::bf16:
+      return "bf16";
+    case StateType::int8:
+      return "int8";
+    case StateType::fp32:
+      break;
+  }
+  return "fp32";
+}
+
 std::string_view name_of(nvfp4::BlockScale rule) {
   switch (rule) {
     case nvfp4::BlockScale::mse:
@@ -53,7 +65,9 @@ Json to_json(const TrainConfig& c) {
               {"seed", c.seed},
               {"validate_every", c.validate_every},
               {"keep_best", c.keep_best},
-              {"cache_teacher", c.cache_teacher}};
+              {"cache_teacher", c.cache_teacher},
+              {"optimizer_states", name_of(c.optimizer_states)},
+              {"gradients", c.bf16_gradients ? "bf16" : "fp32"}};
   for_each_loss(c.loss, [&](const char* name, double w) { out[std::string("loss.") + name] = w; });
   return out;
 }
@@ -63,6 +77,7 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
                  nvfp4::GlobalScale rule) {
   const auto hex = [](std::uint64_t h) { return fmt::format("{:016x}", h); };
   Json out = to_json(config);
+  out["device"] = at::DeviceTypeName(student.placement.device.type(), true);
   out["threads"] = at::get_num_threads();
   out["model"] = hex(fingerprint(masters));
   if (teacher != nullptr) {
@@ -94,7 +109,7 @@ std::uint64_t fingerprint(const std::vector<data::Batch>& batches) {
 std::uint64_t fingerprint(const std::vector<at::Tensor>& tensors) {
   std::uint64_t h = 0;
   for (const at::Tensor& t : tensors) {
-    const at::Tensor whole = t.contiguous();
+    const at::Tensor whole = t.to(at::kCPU).contiguous();
     const auto* bytes = static_cast<const std::byte*>(whole.const_data_ptr());
     const std::size_t size = whole.nbytes();
     h = random_bits(h, size);

@@ -1,6 +1,8 @@
 // Safetensors through the checkpoint room, so that the state can be looked at with any tool.
 #include "distill/state.h"
 
+#include <ATen/ops/empty.h>
+
 #include <cstring>
 
 #include "checkpoint/safetensors.h"
@@ -9,14 +11,34 @@
 
 namespace qad::distill {
 
+namespace {
+
+checkpoint::DType dtype_of(const at::Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kFloat:
+      return checkpoint::DType::f32;
+    case at::kBFloat16:
+      return checkpoint::DType::bf16;
+    case at::kByte:
+      return checkpoint::DType::u8;
+    default:
+      fail("save", "a tensor of type {} is no part of a training state",
+           c10::toString(t.scalar_type()));
+  }
+}
+
+}  // namespace
+
 void save_state(const fs::path& folder, const Json& about, const NamedTensors& tensors) {
   checkpoint::OutFolder out;
   out.config = about;
   out.max_shard_bytes = std::numeric_limits<std::int64_t>::max();  // read_state_tensors reads one
   for (const auto& [name, tensor] : tensors)
     out.tensors.push_back(
-        {name, checkpoint::DType::f32, tensor.sizes().vec(),
-         [t = tensor](std::byte* to) { std::memcpy(to, t.const_data_ptr(), t.nbytes()); }});
+        {name, dtype_of(tensor), tensor.sizes().vec(), [t = tensor](std::byte* to) {
+           const at::Tensor here = t.to(at::kCPU);
+           std::memcpy(to, here.const_data_ptr(), here.nbytes());
+         }});
   checkpoint::write_folder(folder, out);
 }
 
@@ -30,11 +52,14 @@ void read_state_tensors(const fs::path& folder, const NamedTensors& tensors) {
   for (const checkpoint::Tensor& t : file.tensors) found[t.name] = &t;
   for (const auto& [name, tensor] : tensors) {
     const auto it = found.find(name);
-    check(it != found.end() && it->second->dtype == checkpoint::DType::f32 &&
+    check(it != found.end() && it->second->dtype == dtype_of(tensor) &&
               tensor.sizes() == at::IntArrayRef(it->second->shape),
           "resume", "{}: {} is missing or of another shape; is this the state of another model?",
           folder.string(), name);
-    std::memcpy(tensor.data_ptr(), it->second->raw.data(), tensor.nbytes());
+    const at::Tensor here = at::empty(tensor.sizes(), tensor.scalar_type());
+    std::memcpy(here.data_ptr(), it->second->raw.data(), here.nbytes());
+    at::Tensor to = tensor;
+    to.copy_(here);
   }
 }
 

@@ -1,4 +1,4 @@
-// Training state on disk: a folder with some JSON (config.json) and FP32 tensors
+// Training state on disk: a folder with some JSON (config.json) and tensors
 // (model.safetensors), which appears whole or not at all.
 #pragma once
 

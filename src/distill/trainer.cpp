@@ -1,10 +1,16 @@
 // The loop: micro-batches, loss, backward, clip, update, validate, save.
 #include "distill/trainer.h"
 
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
+#include "core/console.h"
 #include "core/error.h"
 #include "distill/candidates.h"
 #include "distill/resume.h"
@@ -22,8 +28,30 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-double total(const at::Tensor& t) {
-  return t.defined() ? t.sum(at::kDouble).item<double>() : 0;
+// Sums over a step's micro-batches, in FP64 where the model is: one look at its end is the only
+// wait for a GPU.
+struct Sums {
+  at::Tensor loss, kl, ce;
+
+  explicit Sums(at::Device device)
+      : loss(at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(device))),
+        kl(loss.clone()),
+        ce(loss.clone()) {}
+  void add(const ops::HeadOutputs& out) {
+    loss.add_(out.loss.detach());
+    if (out.kl.defined()) kl.add_(out.kl.sum(at::kDouble));
+    ce.add_(out.ce.sum(at::kDouble));
+  }
+};
+
+// What multiplies the gradients, as torch.nn.utils.clip_grad_norm_; NaN when something is not
+// finite, so that nothing changes.
+at::Tensor clip_factor(const at::Tensor& norm, const at::Tensor& loss, double most) {
+  const at::Tensor factor =
+      most > 0 ? norm.add(1e-6).reciprocal().mul(most).clamp_max(1) : at::ones_like(norm);
+  const at::Tensor fine = norm.isfinite().logical_and(loss.isfinite());
+  return factor.masked_fill(fine.logical_not(), std::numeric_limits<double>::quiet_NaN())
+      .to(at::kFloat);
 }
 
 void check_config(const TrainConfig& c, const models::Model& student,
@@ -66,7 +94,7 @@ struct Trainer::Impl {
        const quantize::Policy& policy, TrainConfig config)
       : student(student),
         config(std::move(config)),
-        weights(student, std::move(masters), policy.global),
+        weights(student, std::move(masters), policy.global, this->config),
         teacher(teacher, this->config.cache_teacher),
         candidates(this->config.state_folder, this->config.keep_best) {
     check_config(this->config, student, teacher);
@@ -75,6 +103,7 @@ struct Trainer::Impl {
   }
 
   StepInfo step_once(const data::Stream& stream);
+  [[noreturn]] void out_of_memory(const std::string& why) const;
   Validation validate(const std::vector<data::Batch>& batches);
   ops::HeadOutputs head(const data::Batch& batch, const at::Tensor& teacher_hidden,
                         double normalizer);
@@ -99,6 +128,18 @@ ops::HeadOutputs Trainer::Impl::head(const data::Batch& batch, const at::Tensor&
                         config.loss, normalizer);
 }
 
+void Trainer::Impl::out_of_memory(const std::string& why) const {
+  const models::DeviceMemory memory = models::memory_of(student.placement.device);
+  const std::int64_t micro =
+      config.micro_sequences > 0 ? config.micro_sequences : config.batch_sequences;
+  fail("train",
+       "step {}: the GPU's memory is full: {} held of {}, {} free ({}); {} sequences of {} tokens "
+       "a micro-batch; try train.micro_sequences: {}, train.optimizer_states: int8, or "
+       "train.gradients: bf16",
+       done.steps_done + 1, human_bytes(memory.peak), human_bytes(memory.total),
+       human_bytes(memory.free), why, micro, config.seq_len, std::max<std::int64_t>(1, micro / 2));
+}
+
 StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
   const auto start = Clock::now();
   const std::int64_t first = done.steps_done * config.batch_sequences;
@@ -110,6 +151,7 @@ StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
     batches.push_back(stream.batch(first + at, std::min(micro, config.batch_sequences - at)));
     targets += batches.back().targets;
   }
+  for (data::Batch& batch : batches) batch = batch.to(student.placement.device);
   // A batch of sequences without any target changes nothing but the step's count.
   const double normalizer = std::max(targets, 1.0);
   StepInfo info;
@@ -117,6 +159,7 @@ StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
   info.steps = config.steps;
   info.learning_rate = learning_rate_at(config, done.steps_done);
   std::int64_t tokens = 0;
+  Sums sums(student.placement.device);
   for (std::size_t i = 0; i < batches.size(); ++i) {
     const data::Batch& batch = batches[i];
     const std::int64_t at = static_cast<std::int64_t>(i) * micro;
@@ -125,19 +168,21 @@ StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
         teacher.hidden(stream, first + at, std::min(micro, config.batch_sequences - at), batch),
         normalizer);
     out.loss.backward();
-    info.loss += out.loss.item<double>();
-    info.kl += total(out.kl) / normalizer;
-    info.ce += total(out.ce) / normalizer;
+    sums.add(out);
     tokens += batch.tokens.ids.numel();
   }
-  info.gradient_norm = weights.gradient_norm();
+  const at::Tensor norm = weights.gradient_norm().to(at::kDouble);
+  weights.update(info.step, info.learning_rate, clip_factor(norm, sums.loss, config.clip_norm));
+  const at::Tensor seen = at::stack({sums.loss, sums.kl, sums.ce, norm}).to(at::kCPU);
+  const double* const figures = seen.const_data_ptr<double>();
+  info.loss = figures[0];
+  info.kl = figures[1] / normalizer;
+  info.ce = figures[2] / normalizer;
+  info.gradient_norm = figures[3];
   check(std::isfinite(info.gradient_norm) && std::isfinite(info.loss), "train",
         "step {}: loss {} and gradient norm {}; training has diverged, try a lower learning rate",
         info.step, info.loss, info.gradient_norm);
-  // As torch.nn.utils.clip_grad_norm_.
-  const double scale =
-      config.clip_norm > 0 ? std::min(1.0, config.clip_norm / (info.gradient_norm + 1e-6)) : 1;
-  weights.update(config, info.step, info.learning_rate, scale);
+  weights.sync();
   const double seconds = seconds_since(start);
   done.steps_done = info.step;
   done.tokens += tokens;
@@ -151,13 +196,15 @@ Validation Trainer::Impl::validate(const std::vector<data::Batch>& batches) {
   Validation v;
   v.step = done.steps_done;
   double targets = 0;
+  Sums sums(student.placement.device);
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    const ops::HeadOutputs out = head(batches[i], teacher.validation_hidden(i, batches[i]), 1);
-    v.loss += out.loss.item<double>();
-    v.kl += total(out.kl);
-    v.ce += total(out.ce);
-    targets += batches[i].targets;
+    const data::Batch batch = batches[i].to(student.placement.device);
+    sums.add(head(batch, teacher.validation_hidden(i, batch), 1));
+    targets += batch.targets;
   }
+  v.loss = sums.loss.item<double>();
+  v.kl = sums.kl.item<double>();
+  v.ce = sums.ce.item<double>();
   check(targets > 0, "train", "the validation data has no token to predict");
   v.loss /= targets;
   v.kl /= targets;
@@ -234,7 +281,13 @@ TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::B
 
   if (run.done.validations.empty() && config.validate_every > 0 && !validation.empty()) validate();
   while (run.done.steps_done < config.steps) {
-    const StepInfo info = run.step_once(stream);
+    StepInfo info;
+    try {
+      info = run.step_once(stream);
+    } catch (const c10::OutOfMemoryError& e) {
+      const std::string_view what = e.what_without_backtrace();
+      run.out_of_memory(std::string(what.substr(0, what.find('.'))));
+    }
     if (callbacks.step) callbacks.step(info);
     const bool last = info.step == config.steps;
     const auto due = [&](std::int64_t every) { return every > 0 && info.step % every == 0; };

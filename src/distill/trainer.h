@@ -18,6 +18,7 @@
 namespace qad::distill {
 
 enum class Schedule { constant, linear, cosine };
+enum class StateType { fp32, bf16, int8 };  // of AdamW's moments (ops/adamw.h)
 
 struct TrainConfig {
   std::int64_t steps = 300;
@@ -26,6 +27,8 @@ struct TrainConfig {
   double learning_rate = 1e-5, final_fraction = 0.1;
   std::int64_t warmup_steps = 20;
   Schedule schedule = Schedule::cosine;
+  StateType optimizer_states = StateType::fp32;
+  bool bf16_gradients = false;  // on a GPU; else FP32
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
   ops::LossWeights loss;
   std::uint64_t seed = 0;
@@ -99,13 +102,21 @@ class Trainer {
 // the rate, reached at the last update (constant stays).
 double learning_rate_at(const TrainConfig& config, std::int64_t step);
 
-// What training will take in bytes, by kind, before it starts; the sum is the predicted peak of the
-// program (goal: within 10 %). epoch_tokens, if not 0, bounds the teacher's cache.
+// What training will take in bytes, by kind, before it starts; the sum is the predicted peak: of
+// the program on a CPU, of the GPU's memory on a GPU (goal: within 10 %). epoch_tokens, if not 0,
+// bounds the teacher's cache.
 struct MemoryPlan {
   std::vector<std::pair<std::string, double>> bytes;
   double total() const;
 };
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
-                       const TrainConfig& config, std::int64_t epoch_tokens = 0);
+                       const TrainConfig& config, const models::Placement& placement,
+                       std::int64_t epoch_tokens = 0);
+// The most sequences a micro-batch, of those that divide the batch evenly, that fit into `room`
+// bytes; 1 if none does.
+std::int64_t fitting_micro_batch(const models::ModelConfig& student,
+                                 const models::ModelConfig* teacher, TrainConfig config,
+                                 const models::Placement& placement, double room,
+                                 std::int64_t epoch_tokens = 0);
 
 }  // namespace qad::distill

@@ -1,29 +1,32 @@
 // Gradients to moments to masters to values.
 #include "distill/weights.h"
 
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "core/error.h"
-#include "distill/adamw.h"
-#include "quantize/quantize.h"
+#include "core/random.h"
+#include "ops/ship.h"
 
 namespace qad::distill {
 
-Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4::GlobalScale rule)
-    : parameters_(models::parameters(student)), masters_(std::move(masters)), rule_(rule) {
+Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4::GlobalScale rule,
+                 const TrainConfig& config)
+    : config_(config),
+      parameters_(models::parameters(student)),
+      masters_(std::move(masters)),
+      rule_(rule) {
   check(masters_.size() == parameters_.size(), "train", "expected {} master tensors, found {}",
         parameters_.size(), masters_.size());
   quants_.resize(parameters_.size());
   const auto linears = models::linears(student);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const models::Parameter& p = *parameters_[i];
-    check(masters_[i].defined() && masters_[i].scalar_type() == at::kFloat &&
-              masters_[i].is_contiguous() && masters_[i].sizes() == p.value.sizes(),
-          "train", "{}: expected a contiguous FP32 master of the value's shape",
-          p.parts.front().name);
+    check(masters_[i].defined() && masters_[i].is_contiguous() &&
+              masters_[i].sizes() == p.value.sizes(),
+          "train", "{}: expected a contiguous master of the value's shape", p.parts.front().name);
+    masters_[i] = masters_[i].to(at::kFloat);
     check(masters_[i].data_ptr() != p.value.data_ptr(), "train",
           "{}: the master must be a copy, since the value is overwritten by its rounding",
           p.parts.front().name);
@@ -31,6 +34,9 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
                                     [&](const models::Linear* l) { return &l->weight == &p; });
     if (owner != linears.end()) quants_[i] = (*owner)->quant.get();
   }
+  globals_ = at::zeros({static_cast<std::int64_t>(parameters_.size())},
+                       masters_.front().options().dtype(at::kFloat));
+  set_weight_globals(weight_globals());
 }
 
 std::vector<std::string> Weights::names() const {
@@ -43,48 +49,58 @@ void Weights::require_gradients(bool on) {
   for (models::Parameter* p : parameters_) {
     p->value.set_requires_grad(on);
     p->value.mutable_grad().reset();
+    if (on && !config_.bf16_gradients) p->value.set_grad_dtype(at::kFloat);
   }
 }
 
-double Weights::gradient_norm() const {
-  double sum = 0;
-  for (const models::Parameter* p : parameters_) {
-    const at::Tensor& g = p->value.grad();
-    if (!g.defined()) continue;
-    const at::Tensor whole = g.contiguous();
-    sum += sum_of_squares({whole.const_data_ptr<float>(), static_cast<std::size_t>(g.numel())});
-  }
-  return std::sqrt(sum);
+at::Tensor Weights::gradient_norm() const {
+  std::vector<at::Tensor> gradients;
+  for (const models::Parameter* p : parameters_)
+    if (p->value.grad().defined()) gradients.push_back(p->value.grad().contiguous());
+  return ops::gradient_norm(gradients);
 }
 
-void Weights::update(const TrainConfig& config, std::int64_t step, double learning_rate,
-                     double scale) {
+void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& factor) {
   state();
-  AdamW a{learning_rate, config.beta1, config.beta2, config.epsilon, 0, step, scale};
+  ops::AdamW a{learning_rate, config_.beta1, config_.beta2, config_.epsilon, 0, step, 0};
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     at::Tensor& gradient = parameters_[i]->value.mutable_grad();
     if (!gradient.defined()) continue;
+    a.weight_decay = masters_[i].dim() > 1 ? config_.weight_decay : 0;  // not on norms and biases
+    a.seed = mix64(config_.seed ^ mix64(i));
+    const Moments& x = moments_[i];
     const at::Tensor whole = gradient.contiguous();
-    a.weight_decay = masters_[i].dim() > 1 ? config.weight_decay : 0;  // not on norms and biases
-    adamw_update(a, whole.const_data_ptr<float>(), m_[i].data_ptr<float>(), v_[i].data_ptr<float>(),
-                 masters_[i].data_ptr<float>(), masters_[i].numel());
+    const at::Tensor amax = x.m.defined() ? ops::adamw_(a, masters_[i], whole, x.m, x.v, factor)
+                                          : ops::adamw_(a, masters_[i], whole, x.m8, x.v8, factor);
     // Dropped, not zeroed: autograd then moves the next gradient in instead of adding to zeros.
     gradient.reset();
-    publish(i);
+    publish(i, amax);
   }
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Weights::state() {
-  if (m_.empty())
+  if (moments_.empty())
     for (const at::Tensor& master : masters_) {
-      m_.push_back(at::zeros_like(master));
-      v_.push_back(at::zeros_like(master));
+      const auto zeros = [&](at::ScalarType type) {
+        return at::zeros(master.sizes(), master.options().dtype(type));
+      };
+      if (config_.optimizer_states == StateType::int8)
+        moments_.push_back({{}, {}, ops::zero_moment8(master), ops::zero_moment8(master)});
+      else if (config_.optimizer_states == StateType::bf16)
+        moments_.push_back({zeros(at::kBFloat16), zeros(at::kBFloat16), {}, {}});
+      else
+        moments_.push_back({zeros(at::kFloat), zeros(at::kFloat), {}, {}});
     }
   auto all = master_state();
   const std::vector<std::string> names = this->names();
   for (std::size_t i = 0; i < names.size(); ++i) {
-    all.emplace_back("adamw_m/" + names[i], m_[i]);
-    all.emplace_back("adamw_v/" + names[i], v_[i]);
+    const Moments& x = moments_[i];
+    const bool small = x.m8.codes.defined();
+    all.emplace_back("adamw_m/" + names[i], small ? x.m8.codes : x.m);
+    all.emplace_back("adamw_v/" + names[i], small ? x.v8.codes : x.v);
+    if (!small) continue;
+    all.emplace_back("adamw_m_scales/" + names[i], x.m8.scales);
+    all.emplace_back("adamw_v_scales/" + names[i], x.v8.scales);
   }
   return all;
 }
@@ -106,22 +122,35 @@ std::vector<float> Weights::weight_globals() const {
 
 void Weights::set_weight_globals(const std::vector<float>& globals) {
   auto next = globals.begin();
-  for (models::LinearQuant* q : quants_)
-    if (q != nullptr) {
+  std::vector<float> all(quants_.size());
+  for (std::size_t i = 0; i < quants_.size(); ++i)
+    if (quants_[i] != nullptr) {
       check(next != globals.end(), "train", "expected a global scale for each quantised linear");
-      q->weight_global = *next++;
+      all[i] = quants_[i]->weight_global = *next++;
     }
   check(next == globals.end(), "train", "expected a global scale for each quantised linear");
+  globals_.copy_(at::tensor(all));
+}
+
+void Weights::sync() {
+  const at::Tensor here = globals_.to(at::kCPU);
+  for (std::size_t i = 0; i < quants_.size(); ++i)
+    if (quants_[i] != nullptr) quants_[i]->weight_global = here.const_data_ptr<float>()[i];
 }
 
 void Weights::publish() {
-  for (std::size_t i = 0; i < parameters_.size(); ++i) publish(i);
+  for (std::size_t i = 0; i < parameters_.size(); ++i) publish(i, {});
+  sync();
 }
 
-void Weights::publish(std::size_t i) {
+void Weights::publish(std::size_t i, const at::Tensor& amax) {
   const at::NoGradGuard guard;
-  models::Parameter& p = *parameters_[i];
-  quantize::shipped_value(p.parts.front().name, masters_[i], quants_[i], rule_, p.value);
+  at::Tensor& value = parameters_[i]->value;
+  if (quants_[i] == nullptr)
+    value.copy_(masters_[i].to(at::kBFloat16));
+  else
+    ops::ship_(masters_[i], value, globals_.select(0, static_cast<std::int64_t>(i)), amax,
+               quants_[i]->weight_rule, rule_);
 }
 
 }  // namespace qad::distill

@@ -9,22 +9,27 @@
 #include <vector>
 
 #include "distill/trainer.h"
+#include "ops/adamw.h"
 
 namespace qad::distill {
 
 class Weights {
  public:
   // Throws Error when `masters` do not match the student's parameters.
-  Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4::GlobalScale rule);
+  // `masters` must be copies, but where they are of another type than FP32.
+  Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4::GlobalScale rule,
+          const TrainConfig& config);
 
   const std::vector<at::Tensor>& masters() const { return masters_; }
   std::vector<std::string> names() const;  // the first HF name of each parameter
 
   void require_gradients(bool on);
-  double gradient_norm() const;
-  // One AdamW step (`step` from 1) with the gradients times `scale`; then the gradients are gone
-  // and the values are requantised.
-  void update(const TrainConfig& config, std::int64_t step, double learning_rate, double scale);
+  at::Tensor gradient_norm() const;  // scalar, on the model's device
+  // One AdamW step (`step` from 1) with the gradients times `factor`, an FP32 scalar on the model's
+  // device; then the gradients are gone and the values are requantised. A factor of NaN changes
+  // nothing. Waits for no device: weight_globals() and the student's scales follow with sync().
+  void update(std::int64_t step, double learning_rate, const at::Tensor& factor);
+  void sync();
 
   // Every tensor that a resume point holds, under its name there; the moments exist afterwards.
   std::vector<std::pair<std::string, at::Tensor>> state();
@@ -36,11 +41,19 @@ class Weights {
   void publish();  // masters (changed from outside) and global scales -> values
 
  private:
-  void publish(std::size_t i);
+  // Of one parameter: m and v, or the 8-bit ones.
+  struct Moments {
+    at::Tensor m, v;
+    ops::Moment8 m8, v8;
+  };
+  void publish(std::size_t i, const at::Tensor& amax);
 
+  const TrainConfig& config_;
   std::vector<models::Parameter*> parameters_;
   std::vector<models::LinearQuant*> quants_;  // null: not quantised
-  std::vector<at::Tensor> masters_, m_, v_;
+  std::vector<at::Tensor> masters_;
+  std::vector<Moments> moments_;
+  at::Tensor globals_;  // FP32, of each parameter; where the device reads and raises them
   nvfp4::GlobalScale rule_;
 };
 

@@ -39,9 +39,11 @@ struct Sums {
 void add(std::map<std::int64_t, Sums>& documents, const data::Batch& batch,
          const ops::HeadOutputs& out) {
   const float* weights = batch.weights.const_data_ptr<float>();
-  const float* ce = out.ce.const_data_ptr<float>();
-  const float* kl = out.kl.defined() ? out.kl.const_data_ptr<float>() : nullptr;
-  const float* agree = out.agree.defined() ? out.agree.const_data_ptr<float>() : nullptr;
+  const auto here = [](const at::Tensor& t) { return t.defined() ? t.to(at::kCPU) : t; };
+  const at::Tensor ces = here(out.ce), kls = here(out.kl), agrees = here(out.agree);
+  const float* ce = ces.const_data_ptr<float>();
+  const float* kl = kls.defined() ? kls.const_data_ptr<float>() : nullptr;
+  const float* agree = agrees.defined() ? agrees.const_data_ptr<float>() : nullptr;
   for (std::size_t i = 0; i < batch.document.size(); ++i) {
     if (weights[i] == 0) continue;
     Sums& s = documents[batch.document[i]];

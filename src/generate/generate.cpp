@@ -1,8 +1,6 @@
 // The decoding loop and the text stream.
 #include "generate/generate.h"
 
-#include <ATen/ops/full.h>
-
 #include <algorithm>
 
 #include "core/error.h"
@@ -22,7 +20,7 @@ std::vector<text::TokenId> generate(const models::Model& model,
   const at::NoGradGuard no_grad;
   models::KvCache cache;
   std::vector<text::TokenId> out;
-  at::Tensor ids = at::tensor(std::vector<std::int64_t>(prompt.begin(), prompt.end()));
+  std::vector<text::TokenId> ids = prompt;
   while (static_cast<std::int64_t>(out.size()) < o.max_tokens) {
     const at::Tensor hidden = models::forward_cached(model, ids, cache);
     const at::Tensor last = hidden.narrow(0, hidden.size(0) - 1, 1);
@@ -32,7 +30,7 @@ std::vector<text::TokenId> generate(const models::Model& model,
     if (std::find(eos.begin(), eos.end(), id) != eos.end()) break;
     out.push_back(id);
     if (each && !each(id)) break;
-    ids = at::full({1}, static_cast<std::int64_t>(id), at::kLong);
+    ids = {id};
   }
   return out;
 }

@@ -48,7 +48,7 @@ std::vector<Candidate> candidates(std::span<const float> logits, const SamplingO
 }  // namespace
 
 text::TokenId sample(const at::Tensor& logits, const SamplingOptions& options, std::int64_t step) {
-  const at::Tensor flat = logits.detach().contiguous().view({-1});
+  const at::Tensor flat = logits.detach().to(at::kCPU, at::kFloat).contiguous().view({-1});
   const std::span values(flat.const_data_ptr<float>(), static_cast<std::size_t>(flat.numel()));
   check(std::none_of(values.begin(), values.end(), [](float x) { return std::isnan(x); }),
         "generate", "logits: expected numbers, found NaN");

@@ -2,11 +2,10 @@
 // is handed in: over whole documents, or over a cache that grows.
 #include "models/model.h"
 
-#include <ATen/ops/aminmax.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
@@ -14,7 +13,6 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "models/rope.h"
 #include "ops/ops.h"
 
 namespace qad::models {
@@ -23,29 +21,61 @@ namespace {
 // (layer, its attention, qkv [T, heads + 2 kv_heads, D] after rotation) -> [T, heads * D]
 using Attend = std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor&)>;
 
-// The input of a linear as its product reads it.
-at::Tensor quantized_input(const Linear& l, const at::Tensor& x) {
-  if (!l.quant || !l.quant->input_global) return x;
-  l.quant->seen += x.numel();
-  if (!l.quant->clipped.defined()) l.quant->clipped = at::zeros({}, x.options().dtype(at::kLong));
-  return ops::fake_quantize(x, {*l.quant->input_global, l.quant->input_rule, l.quant->clipped});
+// How the input of `l`, `values` numbers with these options, is quantised; absent: not at all.
+std::optional<ops::Quantizer> quantizer(const Linear& l, std::int64_t values,
+                                        const at::TensorOptions& options) {
+  if (!l.quant || !l.quant->input_global) return std::nullopt;
+  l.quant->seen += values;
+  if (!l.quant->clipped.defined()) l.quant->clipped = at::zeros({}, options.dtype(at::kLong));
+  return ops::Quantizer{*l.quant->input_global, l.quant->input_rule, l.quant->clipped};
 }
 
-at::Tensor apply(const Linear& l, const at::Tensor& x, const Observer& observer) {
-  if (observer) observer(l, x);
-  return ops::linear(quantized_input(l, x), l.weight.value, l.bias ? l.bias->value : at::Tensor());
+// The input of a linear as its product reads it.
+at::Tensor quantized_input(const Linear& l, const at::Tensor& x) {
+  const auto q = quantizer(l, x.numel(), x.options());
+  return q ? ops::fake_quantize(x, *q) : x;
 }
+
+// make(quantizer or null) gives the input of `l`, quantised in the same pass unless somebody wants
+// to see it before.
+template <class Make>
+at::Tensor input_of(const Linear& l, const at::Tensor& like, const Observer& observer, Make make) {
+  if (observer) {
+    const at::Tensor x = make(nullptr);
+    observer(l, x);
+    return quantized_input(l, x);
+  }
+  const auto q = quantizer(l, like.size(0) * l.weight.value.size(1), like.options());
+  return make(q ? &*q : nullptr);
+}
+
+// x as input_of made it.
+at::Tensor apply(const Linear& l, const at::Tensor& x) {
+  return ops::linear(x, l.weight.value, l.bias ? l.bias->value : at::Tensor());
+}
+
+// The residual stream, and what the last block adds to it: the next norm does that in its pass.
+struct Residual {
+  at::Tensor sum, delta;
+
+  at::Tensor norm(const at::Tensor& weight, double eps, const ops::Quantizer* q = nullptr) {
+    if (!delta.defined()) return ops::rms_norm(sum, weight, eps, q);
+    auto [next, y] = ops::add_rms_norm(sum, delta, weight, eps, q);
+    sum = next;
+    delta = at::Tensor();
+    return y;
+  }
+};
 
 // Positions are rows of `cos` and `sin`.
 struct Rotation {
   at::Tensor cos, sin, rows;
 };
 
-at::Tensor qkv_of(const Attention& a, const at::Tensor& x, const Rotation& rotation, double eps,
-                  const Observer& observer) {
+at::Tensor qkv_of(const Attention& a, const at::Tensor& x, const Rotation& rotation, double eps) {
   const AttentionConfig& c = a.config;
   const std::int64_t heads = c.heads + 2 * c.kv_heads;
-  at::Tensor qkv = apply(a.qkv, x, observer).view({x.size(0), heads, c.head_dim});
+  at::Tensor qkv = apply(a.qkv, x).view({x.size(0), heads, c.head_dim});
   if (c.qk_norm) {
     const auto split = qkv.split_with_sizes({c.heads, c.kv_heads, c.kv_heads}, 1);
     qkv = at::cat({ops::rms_norm(split[0].contiguous(), a.q_norm->value, eps),
@@ -58,22 +88,30 @@ at::Tensor qkv_of(const Attention& a, const at::Tensor& x, const Rotation& rotat
 at::Tensor run(const Model& model, const at::Tensor& ids, const Rotation& rotation,
                const Attend& attend, const Observer& observer) {
   const double eps = model.config.norm_eps;
-  at::Tensor h = ops::embedding(model.embedding.value, ids);
+  Residual h{ops::embedding(model.embedding.value, ids), {}};
+  const auto normed = [&](const Linear& l, const Parameter& norm) {
+    return input_of(l, h.sum, observer,
+                    [&](const ops::Quantizer* q) { return h.norm(norm.value, eps, q); });
+  };
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     const Layer& layer = model.layers[i];
     if (layer.attention) {
-      const at::Tensor x = ops::rms_norm(h, layer.attention_norm->value, eps);
-      const at::Tensor qkv = qkv_of(*layer.attention, x, rotation, eps, observer);
-      const at::Tensor mixed = attend(i, layer.attention->config, qkv);
-      h = h.add(apply(layer.attention->output, mixed, observer));
+      const Attention& a = *layer.attention;
+      const at::Tensor x = normed(a.qkv, *layer.attention_norm);
+      const at::Tensor mixed = attend(i, a.config, qkv_of(a, x, rotation, eps));
+      h.delta = apply(a.output, input_of(a.output, mixed, observer, [&](const ops::Quantizer* q) {
+                        return q ? ops::fake_quantize(mixed, *q) : mixed;
+                      }));
     }
     if (layer.mlp) {
-      const at::Tensor x = ops::rms_norm(h, layer.mlp_norm->value, eps);
-      const at::Tensor gated = ops::swiglu(apply(layer.mlp->gate_up, x, observer));
-      h = h.add(apply(layer.mlp->down, gated, observer));
+      const Mlp& m = *layer.mlp;
+      const at::Tensor gate_up = apply(m.gate_up, normed(m.gate_up, *layer.mlp_norm));
+      h.delta = apply(m.down, input_of(m.down, gate_up, observer, [&](const ops::Quantizer* q) {
+                        return ops::swiglu(gate_up, q);
+                      }));
     }
   }
-  return ops::rms_norm(h, model.final_norm.value, eps);
+  return h.norm(model.final_norm.value, eps);
 }
 
 double attention_scale(const AttentionConfig& c) {
@@ -81,32 +119,35 @@ double attention_scale(const AttentionConfig& c) {
 }
 
 // All layers rotate alike; a model without attention has nothing to rotate.
-Rotation rotation_of(const Model& model, std::int64_t begin, std::int64_t end, at::Tensor rows) {
-  for (const LayerConfig& layer : model.config.layers)
-    if (layer.attention) {
-      const RopeTables t = rope_tables(model.config.rope, layer.attention->head_dim, begin, end);
-      return {t.cos, t.sin, std::move(rows)};
+Rotation rotation_of(const Model& model, std::int64_t length, at::Tensor rows) {
+  for (const LayerConfig& layer : model.config.layers) {
+    if (!layer.attention) continue;
+    RopeTables& t = model.rope;
+    const std::int64_t made = t.cos.defined() ? t.cos.size(0) : 0;
+    if (made < length) {
+      t = rope_tables(model.config.rope, layer.attention->head_dim, 0, std::max(length, 2 * made));
+      t = {t.cos.to(model.placement.device), t.sin.to(model.placement.device)};
     }
+    return {t.cos, t.sin, std::move(rows)};
+  }
   return {};
 }
 
-void check_ids(const Model& model, const at::Tensor& ids) {
-  check(ids.dim() == 1 && ids.scalar_type() == at::kLong && ids.numel() > 0, "forward",
-        "expected token ids int64 [T], T > 0");
-  const auto [least, most] = at::aminmax(ids);
-  check(least.item<std::int64_t>() >= 0 && most.item<std::int64_t>() < model.config.vocabulary,
-        "forward",
+void check_ids(const Model& model, const Tokens& tokens) {
+  check(tokens.ids.dim() == 1 && tokens.ids.scalar_type() == at::kLong && tokens.ids.numel() > 0,
+        "forward", "expected token ids int64 [T], T > 0");
+  check(tokens.least_id >= 0 && tokens.most_id < model.config.vocabulary, "forward",
         "token ids: expected 0 to {} (vocab_size {}), found {} to {}; does the tokenizer "
         "belong to this model?",
-        model.config.vocabulary - 1, model.config.vocabulary, least.item<std::int64_t>(),
-        most.item<std::int64_t>());
+        model.config.vocabulary - 1, model.config.vocabulary, tokens.least_id, tokens.most_id);
 }
 
 // Room for `length` positions: doubles, so that appending one token costs amortised one copy.
-void reserve(at::Tensor& cached, const AttentionConfig& c, std::int64_t used, std::int64_t length) {
+void reserve(at::Tensor& cached, const AttentionConfig& c, std::int64_t used, std::int64_t length,
+             const at::TensorOptions& options) {
   if (cached.defined() && cached.size(1) >= length) return;
   const std::int64_t capacity = std::max<std::int64_t>({length, 2 * used, 64});
-  at::Tensor larger = at::empty({c.kv_heads, capacity, c.head_dim}, at::kFloat);
+  at::Tensor larger = at::empty({c.kv_heads, capacity, c.head_dim}, options);
   if (cached.defined()) larger.narrow(1, 0, used).copy_(cached.narrow(1, 0, used));
   cached = std::move(larger);
 }
@@ -116,62 +157,54 @@ at::Tensor attend_cached(const AttentionConfig& c, const at::Tensor& qkv, at::Te
                          at::Tensor& values, std::int64_t past) {
   const std::int64_t t = qkv.size(0), length = past + t, group = c.heads / c.kv_heads;
   const auto split = qkv.split_with_sizes({c.heads, c.kv_heads, c.kv_heads}, 1);
-  reserve(keys, c, past, length);
-  reserve(values, c, past, length);
+  reserve(keys, c, past, length, qkv.options());
+  reserve(values, c, past, length, qkv.options());
   keys.narrow(1, past, t).copy_(split[1].transpose(0, 1));
   values.narrow(1, past, t).copy_(split[2].transpose(0, 1));
 
   // [kv_heads, group * T, D]: the heads that read one kv head become its rows.
   const at::Tensor q = split[0].permute({1, 0, 2}).reshape({c.kv_heads, group * t, c.head_dim});
-  at::Tensor scores = at::bmm(q, keys.narrow(1, 0, length).transpose(1, 2));
+  at::Tensor scores = at::bmm(q, keys.narrow(1, 0, length).transpose(1, 2)).to(at::kFloat);
   scores.mul_(attention_scale(c));
   if (t > 1) {
-    const at::Tensor hidden =
-        at::ones({t, length}, at::kBool).triu(past + 1).repeat({group, 1}).unsqueeze(0);
+    const at::Tensor hidden = at::ones({t, length}, qkv.options().dtype(at::kBool))
+                                  .triu(past + 1)
+                                  .repeat({group, 1})
+                                  .unsqueeze(0);
     scores.masked_fill_(hidden, -INFINITY);
   }
-  const at::Tensor mixed = at::bmm(at::softmax(scores, -1), values.narrow(1, 0, length));
+  const at::Tensor mixed =
+      at::bmm(at::softmax(scores, -1).to(qkv.scalar_type()), values.narrow(1, 0, length));
   return mixed.view({c.heads, t, c.head_dim}).transpose(0, 1).reshape({t, c.heads * c.head_dim});
 }
 
 }  // namespace
 
-Tokens tokens_of(const std::vector<std::vector<std::int32_t>>& documents) {
-  std::vector<std::int64_t> ids, positions;
-  std::vector<std::int32_t> ends{0};
-  for (const auto& document : documents) {
-    for (std::size_t i = 0; i < document.size(); ++i) {
-      ids.push_back(document[i]);
-      positions.push_back(static_cast<std::int64_t>(i));
-    }
-    ends.push_back(static_cast<std::int32_t>(ids.size()));
-  }
-  return {at::tensor(ids), at::tensor(positions), at::tensor(ends, at::kInt)};
-}
-
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
-  check_ids(model, tokens.ids);
-  const std::int64_t positions = tokens.positions.max().item<std::int64_t>() + 1;
+  check_ids(model, tokens);
+  const Tokens here = tokens.to(model.placement.device);
   const auto attend = [&](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
-    return ops::attention(qkv, tokens.cu_seqlens, positions, c.heads, c.kv_heads,
+    return ops::attention(qkv, here.cu_seqlens, here.longest, c.heads, c.kv_heads,
                           attention_scale(c));
   };
-  return run(model, tokens.ids, rotation_of(model, 0, positions, tokens.positions), attend,
-             observer);
+  return run(model, here.ids, rotation_of(model, here.longest, here.positions), attend, observer);
 }
 
-at::Tensor forward_cached(const Model& model, const at::Tensor& ids, KvCache& cache) {
+at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids,
+                          KvCache& cache) {
   const at::NoGradGuard no_grad;
-  check_ids(model, ids);
+  const Tokens tokens = tokens_of({ids});
+  check_ids(model, tokens);
   cache.keys.resize(model.layers.size());
   cache.values.resize(model.layers.size());
-  const std::int64_t past = cache.length, t = ids.size(0);
+  const std::int64_t past = cache.length, end = past + tokens.longest;
   const auto attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
     return attend_cached(c, qkv, cache.keys[i], cache.values[i], past);
   };
+  const Tokens here = tokens.to(model.placement.device);
   const at::Tensor hidden =
-      run(model, ids, rotation_of(model, past, past + t, at::arange(t, at::kLong)), attend, {});
-  cache.length = past + t;
+      run(model, here.ids, rotation_of(model, end, here.positions.add(past)), attend, {});
+  cache.length = end;
   return hidden;
 }
 
@@ -180,7 +213,9 @@ at::Tensor head_input(const Model& model, const at::Tensor& hidden) {
 }
 
 at::Tensor logits(const Model& model, const at::Tensor& hidden) {
-  return ops::linear(head_input(model, hidden), model.head_weight());
+  const at::Tensor x = head_input(model, hidden), &weight = model.head_weight();
+  // Sums of a BF16 product are FP32, and stay so.
+  return x.scalar_type() == at::kFloat ? ops::linear(x, weight) : at::mm(x, weight.t(), at::kFloat);
 }
 
 }  // namespace qad::models

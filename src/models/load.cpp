@@ -1,5 +1,6 @@
-// A checkpoint's tensors into a model's FP32 values: parts one below the other, NVFP4 dequantised.
+// A checkpoint's tensors into a model's values: parts one below the other, NVFP4 dequantised.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 
 #include <atomic>
 
@@ -35,47 +36,84 @@ std::unique_ptr<LinearQuant> quant_of(const checkpoint::Nvfp4Weight& w) {
   return quant;
 }
 
+// Stored as the model wants it, so that no value has to pass through the CPU's registers.
+bool copies_as_it_is(const checkpoint::Tensor& t, const at::Tensor& rows) {
+  return !t.read && !t.raw.empty() && t.dtype == checkpoint::DType::bf16 &&
+         rows.scalar_type() == at::kBFloat16;
+}
+
+void copy_to_device(const checkpoint::Tensor& t, const at::Tensor& rows) {
+  // from_blob wants a pointer that it could write to; nobody does.
+  void* const bytes = const_cast<std::byte*>(t.raw.data());
+  at::Tensor to = rows;
+  to.copy_(at::from_blob(bytes, rows.sizes(), at::kBFloat16));
+}
+
+// What went to a GPU without being looked at on the way.
+void check_finite(const Model& model, const fs::path& path) {
+  if (model.placement.device.is_cpu()) return;
+  for (const Parameter* p : parameters(model))
+    check(p->value.isfinite().all().item<bool>(), kOperation,
+          "{}: {}: expected finite values, found an infinity or NaN", path.string(),
+          p->parts.front().name);
+}
+
 }  // namespace
 
-Model load(const checkpoint::Checkpoint& c) {
+Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
   Model model = build(parse_config(c.config, c.generation_config));
+  model.placement = placement;
   const auto wrong = structural_problems(model, c);
   check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),
         wrong.size() < 2 ? ""
                          : fmt::format(" (and {} more: qad verify lists them)", wrong.size() - 1));
 
   std::vector<Job> jobs;
-  const auto plain = [&](const Part& part, float* out) {
-    const checkpoint::Tensor& t = c.at(part.name);
-    jobs.push_back({t.elements(), [&c, &t, out] {
-                      const std::string bad = read_finite(t, out);
-                      check(bad.empty(), kOperation, "{}: {}", c.path.string(), bad);
+  // Calls fill with room for a part's values, which are `rows`' in FP32.
+  const auto fill = [&](at::Tensor rows, std::function<void(float*)> fill) {
+    jobs.push_back({rows.numel(), [rows, fill = std::move(fill)] {
+                      if (rows.is_cpu() && rows.scalar_type() == at::kFloat)
+                        return fill(rows.data_ptr<float>());
+                      const at::Tensor values = at::empty(rows.sizes(), at::kFloat);
+                      fill(values.data_ptr<float>());
+                      rows.copy_(values.to(rows.scalar_type()));
                     }});
   };
-  // Calls `read` for each part and where its rows begin.
-  const auto parts = [](Parameter& p, auto&& read) {
-    p.value = at::empty(p.value.sizes(), at::kFloat);
-    float* out = p.value.data_ptr<float>();
-    const std::int64_t cols = p.value.numel() / p.value.size(0);
+  const auto plain = [&](const Part& part, const at::Tensor& rows) {
+    const checkpoint::Tensor& t = c.at(part.name);
+    if (!rows.is_cpu() && copies_as_it_is(t, rows))
+      jobs.push_back({t.elements(), [&t, rows] { copy_to_device(t, rows); }});
+    else
+      fill(rows, [&c, &t](float* out) {
+        const std::string bad = read_finite(t, out);
+        check(bad.empty(), kOperation, "{}: {}", c.path.string(), bad);
+      });
+  };
+  // Calls `read` for each part and its rows.
+  const auto parts = [&](Parameter& p, auto&& read) {
+    p.value = at::empty(p.value.sizes(),
+                        at::TensorOptions().dtype(placement.type).device(placement.device));
+    std::int64_t row = 0;
     for (const Part& part : p.parts) {
-      read(part, out);
-      out += part.rows * cols;
+      read(part, p.value.narrow(0, row, part.rows));
+      row += part.rows;
     }
   };
   for (Linear* l : linears(model))
-    parts(l->weight, [&](const Part& part, float* out) {
+    parts(l->weight, [&](const Part& part, const at::Tensor& rows) {
       const auto w = find_nvfp4(c, linear_name(part));
-      if (!w) return plain(part, out);
+      if (!w) return plain(part, rows);
       if (!l->quant) l->quant = quant_of(*w);
-      jobs.push_back({w->rows * w->cols, [w = *w, out] {
-                        nvfp4::dequantize(reinterpret_cast<const std::uint8_t*>(w.codes.data()),
-                                          reinterpret_cast<const std::uint8_t*>(w.scales.data()),
-                                          w.rows, w.cols, w.global_scale, out);
-                      }});
+      fill(rows, [w = *w](float* out) {
+        nvfp4::dequantize(reinterpret_cast<const std::uint8_t*>(w.codes.data()),
+                          reinterpret_cast<const std::uint8_t*>(w.scales.data()), w.rows, w.cols,
+                          w.global_scale, out);
+      });
     });
   for (Parameter* p : parameters(model))
     if (p->value.is_meta()) parts(*p, plain);
   run(std::move(jobs));
+  check_finite(model, c.path);
 
   const std::string tied = tied_head_problem(model, c);
   check(tied.empty(), kOperation, "{}: {}", c.path.string(), tied);

@@ -17,6 +17,8 @@
 
 #include "checkpoint/checkpoint.h"
 #include "models/config.h"
+#include "models/rope.h"
+#include "models/tokens.h"
 #include "nvfp4/nvfp4.h"
 
 namespace qad::models {
@@ -32,7 +34,7 @@ std::string linear_name(const Part& part);
 
 struct Parameter {
   std::vector<Part> parts;
-  at::Tensor value;  // FP32 [rows, cols] or [rows]
+  at::Tensor value;  // [rows, cols] or [rows], in the model's type
 };
 
 // How a linear's weight and input are quantised. One weight, one global scale, one input scale: its
@@ -73,23 +75,34 @@ struct Layer {
   std::optional<Mlp> mlp;
 };
 
+// Where a model computes, and in which type: FP32 on the CPU, on a GPU BF16, the checkpoints' own.
+struct Placement {
+  at::Device device = at::kCPU;
+  at::ScalarType type = at::kFloat;
+};
+// "cpu" or "cuda", for planning.
+Placement placement_named(const std::string& device);
+// The same, ready to compute: loads the GPU's plug-in. Throws Error when there is no such device.
+Placement placement_of(const std::string& device);
+
+// Bytes of a GPU's memory: free for this program, and the most that it held so far.
+struct DeviceMemory {
+  double free = 0, total = 0, peak = 0;
+};
+DeviceMemory memory_of(const at::Device& device);
+std::string machine_name(const at::Device& device);  // "NVIDIA H200, driver for CUDA 13.0"
+
 struct Model {
   ModelConfig config;
+  Placement placement;
   Parameter embedding;
   std::vector<Layer> layers;
   Parameter final_norm;
   std::optional<Linear> head;  // absent when tied: the embedding serves
+  mutable RopeTables rope;     // of the positions met so far; forward() grows it
 
   const at::Tensor& head_weight() const;  // [V, H]
 };
-
-// Flat tokens of several documents (ops/ops.h).
-struct Tokens {
-  at::Tensor ids;         // int64 [T]
-  at::Tensor positions;   // int64 [T], from 0 in each document
-  at::Tensor cu_seqlens;  // int32 [documents + 1]
-};
-Tokens tokens_of(const std::vector<std::vector<std::int32_t>>& documents);
 
 // Keys and values so far, for decoding one sequence a row; grows as needed.
 struct KvCache {
@@ -101,12 +114,12 @@ struct KvCache {
 using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
 
 // Final-norm output [T, H]. Differentiable when the parameters require gradients. `observer` may be
-// empty.
+// empty. `tokens` may be on another device than the model.
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});
 // One sequence, tokens appended to `cache`: final-norm output [T, H] of the new tokens. Without
 // gradients.
-at::Tensor forward_cached(const Model& model, const at::Tensor& ids, KvCache& cache);
-// The head on hidden states (quantising them if the head is quantised): [T, V].
+at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids, KvCache& cache);
+// The head on hidden states (quantising them if the head is quantised): FP32 [T, V].
 at::Tensor logits(const Model& model, const at::Tensor& hidden);
 // The input of the head as its product reads it: fake-quantised if the head is. For ops::head_loss.
 at::Tensor head_input(const Model& model, const at::Tensor& hidden);
@@ -123,9 +136,9 @@ Model build(const ModelConfig& config);
 // Values in all parameters; a tied head's are the embedding's.
 std::int64_t parameter_count(const ModelConfig& config);
 // Reads a checkpoint: plain weights, or NVFP4 ones dequantised with LinearQuant set, so that
-// forward() does what the deployed kernel does. Throws Error for missing, extra or misshapen
-// tensors and non-finite values, naming each. A tied model's own lm_head.weight must equal the
-// embedding.
-Model load(const checkpoint::Checkpoint& c);
+// forward() does what the deployed kernel does; rounded to the placement's type. Throws Error for
+// missing, extra or misshapen tensors and non-finite values, naming each. A tied model's own
+// lm_head.weight must equal the embedding.
+Model load(const checkpoint::Checkpoint& c, const Placement& placement = {});
 
 }  // namespace qad::models

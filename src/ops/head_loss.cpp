@@ -162,9 +162,10 @@ Outputs forward(const HeadInputs& in, const LossWeights& loss, double normalizer
   const auto optional = [](const Tensor& t) {
     return t.defined() ? std::optional(t) : std::nullopt;
   };
+  const at::Device device = in.student_hidden.device();
   return call_kernel(op, in.student_hidden, in.student_weight, optional(in.teacher_hidden),
-                     optional(in.teacher_weight), in.labels, in.weights, pack(loss), normalizer,
-                     chunk_tokens, hidden_grad, weight_grad);
+                     optional(in.teacher_weight), in.labels.to(device), in.weights.to(device),
+                     pack(loss), normalizer, chunk_tokens, hidden_grad, weight_grad);
 }
 
 }  // namespace
@@ -178,9 +179,10 @@ HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double norm
   if (record_it)
     record("head_loss", value, {in.student_hidden, in.student_weight}, {d_hidden, d_weight},
            [](const Tensor& grad, Tensors gradients) {
-             const float factor = grad.item<float>();
+             // On a GPU nobody waits to see that it is 1.
+             if (grad.is_cpu() && grad.item<float>() == 1) return gradients;
              for (Tensor& g : gradients)
-               if (g.defined() && factor != 1) g = g.mul(factor);
+               if (g.defined()) g = g.mul(grad);
              return gradients;
            });
   return {value, kl, ce, teacher_ce, agree};

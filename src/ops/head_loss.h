@@ -16,8 +16,8 @@ struct HeadInputs {
   at::Tensor student_weight;  // [V, H]
   at::Tensor teacher_hidden;  // [T, Ht]; undefined: no teacher, only cross-entropy is possible
   at::Tensor teacher_weight;  // [V, Ht]
-  at::Tensor labels;          // int64 [T]: the token that follows
-  at::Tensor weights;         // float [T]: 0 leaves a position out
+  at::Tensor labels;          // int64 [T]: the token that follows; on any device
+  at::Tensor weights;         // float [T]: 0 leaves a position out; on any device
 };
 
 struct HeadOutputs {

@@ -1,4 +1,7 @@
 // Linear layer: one product forward, two backward.
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+
 #include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
@@ -27,6 +30,21 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("linear", linear_cpu);
 }
 
+// d weight = dy^T x. A GPU's product adds to the gradient where it lies, in its type, so that sums
+// over micro-batches are FP32 where the gradient is and cost no pass of their own.
+Tensor weight_gradient(const Tensor& weight, const Tensor& dy, const Tensor& x) {
+  if (weight.is_cpu() || !weight.is_leaf()) return product(dy.t(), x);
+  const at::ScalarType type = weight.grad_dtype().value_or(weight.scalar_type());
+  const bool same = type == x.scalar_type();
+  Tensor& sum = weight.mutable_grad();
+  if (!sum.defined()) return same ? at::mm(dy.t(), x) : at::mm(dy.t(), x, type);
+  if (same)
+    at::addmm_out(sum, sum, dy.t(), x);
+  else
+    at::addmm_out(sum, sum, dy.t(), x, type);
+  return {};
+}
+
 Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   static const auto op = find_op<decltype(linear_cpu)>("qad::linear");
   return call_kernel(op, x, weight, bias);
@@ -37,16 +55,14 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   const Tensor y = forward(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
   if (recording({&x, &weight, &bias})) {
-    // x is needed for the weight's gradient only, the weight for that of x.
-    const Tensors saved = {weight.requires_grad() ? x : Tensor(),
-                           x.requires_grad() ? weight : Tensor()};
-    record(
-        "linear", y, {x, weight, bias}, saved,
-        [sum = bias.defined() && bias.requires_grad()](const Tensor& dy, Tensors saved) -> Tensors {
-          return {saved[1].defined() ? product(dy, saved[1]) : Tensor(),
-                  saved[0].defined() ? product(dy.t(), saved[0]) : Tensor(),
-                  sum ? dy.sum(0) : Tensor()};
-        });
+    const bool dx = x.requires_grad(), dbias = bias.defined() && bias.requires_grad();
+    // x is needed for the weight's gradient only.
+    record("linear", y, {x, weight, bias}, {weight.requires_grad() ? x : Tensor(), weight},
+           [dx, dbias](const Tensor& dy, Tensors saved) -> Tensors {
+             return {dx ? product(dy, saved[1]) : Tensor(),
+                     saved[0].defined() ? weight_gradient(saved[1], dy, saved[0]) : Tensor(),
+                     dbias ? dy.sum(0, false, at::kFloat) : Tensor()};
+           });
   }
   return y;
 }

@@ -1,5 +1,6 @@
 // Largest inputs over calibration data, on the unquantised model.
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "core/error.h"
@@ -18,16 +19,30 @@ std::vector<float> calibrate(const models::Model& model, const std::vector<model
           l->weight.parts.front().name);
     largest[l] = 0;
   }
+  // Maxima of a GPU's inputs stay there until the end; a NaN survives in them.
+  std::map<const models::Linear*, at::Tensor> there;
   const auto observe = [&](const models::Linear& l, const at::Tensor& input) {
-    const at::Tensor x = input.contiguous();
-    const std::span values(x.const_data_ptr<float>(), static_cast<std::size_t>(x.numel()));
-    float& amax = largest.at(&l);
-    amax = std::max(amax, nvfp4::amax(values, "input of " + linear_name(l.weight.parts.front())));
+    if (input.is_cpu()) {
+      const at::Tensor x = input.contiguous();
+      const std::span values(x.const_data_ptr<float>(), static_cast<std::size_t>(x.numel()));
+      float& amax = largest.at(&l);
+      amax = std::max(amax, nvfp4::amax(values, "input of " + linear_name(l.weight.parts.front())));
+    } else {
+      const at::Tensor amax = input.abs().max();
+      at::Tensor& most = there[&l];
+      most = most.defined() ? most.maximum(amax) : amax;
+    }
   };
   for (std::size_t i = 0; i < batches.size(); ++i) {
     const at::Tensor hidden = models::forward(model, batches[i], observe);
     if (model.head) observe(*model.head, hidden);
     if (progress) progress(i + 1);
+  }
+  for (const auto& [l, most] : there) {
+    largest.at(l) = most.item<float>();
+    check(std::isfinite(largest.at(l)), "calibrate",
+          "input of {}: expected finite values, found {}", linear_name(l->weight.parts.front()),
+          largest.at(l));
   }
   std::vector<float> out;
   for (const models::Linear* l : linears) out.push_back(largest.at(l));

@@ -14,7 +14,7 @@ constexpr std::string_view kOperation = "export";
 void append_plain(std::vector<checkpoint::OutTensor>& out, const models::Part& part,
                   const at::Tensor& rows) {
   out.push_back({part.name, checkpoint::DType::bf16, rows.sizes().vec(), [rows](std::byte* bytes) {
-                   const at::Tensor bf16 = rows.to(at::kBFloat16).contiguous();
+                   const at::Tensor bf16 = rows.to(at::kBFloat16).to(at::kCPU).contiguous();
                    const auto* data = static_cast<const std::byte*>(bf16.const_data_ptr());
                    std::copy_n(data, bf16.nbytes(), bytes);
                  }});
@@ -27,7 +27,7 @@ void append_quantized(std::vector<checkpoint::OutTensor>& out, const models::Par
       out, linear_name(part), n, cols, quant.weight_global, quant.input_global,
       [=, global = quant.weight_global, rule = quant.weight_rule](std::uint8_t* codes,
                                                                   std::uint8_t* scales) {
-        const at::Tensor w = rows.to(at::kBFloat16).to(at::kFloat).contiguous();
+        const at::Tensor w = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
         const float* x = w.const_data_ptr<float>();
         const std::int64_t blocks = nvfp4::blocks_per_row(cols);
         at::parallel_for(0, n, std::max<std::int64_t>(1, 65536 / cols),

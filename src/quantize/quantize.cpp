@@ -2,43 +2,17 @@
 #include "quantize/quantize.h"
 
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
 
 #include "core/error.h"
+#include "ops/ship.h"
 
 namespace qad::quantize {
 namespace {
-
-// Rows a thread takes at a time: few enough to stay in its cache between the passes over them.
-std::int64_t rows_at_a_time(std::int64_t cols) {
-  return std::max<std::int64_t>(1, 32768 / cols);
-}
-
-// value = fake quantisation of bf16(master) under quant.weight_global, in one walk through memory.
-// Returns the largest magnitude of bf16(master).
-float ship_rows(const std::string& name, const float* master, const models::LinearQuant& quant,
-                std::int64_t rows, std::int64_t cols, float* value) {
-  const std::int64_t step = rows_at_a_time(cols);
-  return at::parallel_reduce(
-      0, (rows + step - 1) / step, 1, 0.0f,
-      [&](std::int64_t begin, std::int64_t end, float most) {
-        for (std::int64_t row = begin * step; row < std::min(end * step, rows); row += step) {
-          const std::int64_t some = std::min(step, rows - row);
-          const auto n = static_cast<std::size_t>(some * cols);
-          const float* from = master + row * cols;
-          float* to = value + row * cols;
-          std::transform(from, from + n, to, nvfp4::round_to_bf16);
-          most = std::max(most, nvfp4::amax({to, n}, name));
-          if (quant.weight_global > 0)
-            nvfp4::fake_quantize(to, some, cols, quant.weight_global, quant.weight_rule, to);
-        }
-        return most;
-      },
-      [](float a, float b) { return std::max(a, b); });
-}
 
 float input_scale(const Policy& policy, const std::string& name, std::size_t i,
                   const std::vector<float>& input_amax) {
@@ -62,19 +36,13 @@ void shipped_value(const std::string& name, const at::Tensor& master, models::Li
     value.copy_(master.to(at::kBFloat16));
     return;
   }
-  check(value.is_contiguous() && value.scalar_type() == at::kFloat && master.is_contiguous() &&
-            master.scalar_type() == at::kFloat && value.dim() == 2,
-        "quantize", "{}: expected a contiguous FP32 matrix as master and as value", name);
   check(master.const_data_ptr() != value.const_data_ptr(), "quantize",
         "{}: the master must be a copy, since the value is overwritten by its rounding", name);
-  const auto ship = [&] {
-    return ship_rows(name, master.const_data_ptr<float>(), *quant, value.size(0), value.size(1),
-                     value.mutable_data_ptr<float>());
-  };
-  const float needed = nvfp4::global_scale(ship(), rule, quant->weight_rule);
-  if (needed <= quant->weight_global) return;
-  quant->weight_global = needed;  // seldom: a weight outgrew the scale, so the walk is made again
-  ship();
+  const at::Tensor global = at::full({}, quant->weight_global, value.options().dtype(at::kFloat));
+  const auto amax =
+      ops::ship_(master.to(at::kFloat), value, global, {}, quant->weight_rule, rule).item<float>();
+  check(std::isfinite(amax), "quantize", "{}: expected finite weights, found {}", name, amax);
+  quant->weight_global = global.item<float>();
 }
 
 void quantize(models::Model& model, const Policy& policy, const std::vector<float>& input_amax) {

@@ -285,6 +285,8 @@ void validate(const Recipe& r) {
   require(r.train.epsilon > 0, "train.epsilon", "must be more than 0");
   require(r.train.final_fraction <= 1, "train.final_fraction", "must be at most 1");
   require(r.calibration.sequences > 0, "calibration.sequences", "must be at least 1");
+  require(r.device != "cpu" || r.train.gradients == "fp32", "train.gradients",
+          "bf16 is for device: cuda");
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");
   require(r.quantize.input_headroom >= 1, "quantize.input_headroom",
           "must be at least 1 (clipping is ruinous)");
@@ -292,7 +294,6 @@ void validate(const Recipe& r) {
           "method: qat is cross-entropy alone; leave the weights of losses out");
   require(r.loss.divergences() + r.loss.cross_entropy > 0, "loss",
           "all weights are 0: nothing would be learned");
-  require(r.device == "cpu", "device", "cuda: the program does not use GPUs yet; use device: cpu");
 }
 
 std::vector<KeyInfo> keys() {

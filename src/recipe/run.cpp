@@ -124,20 +124,34 @@ void describe(Outcome& outcome, const models::Model& student, const quantize::Po
   note("{}", quantize::coverage_table(outcome.coverage));
 }
 
-// Says what training will take; `epoch_tokens` as plan_memory wants them.
-distill::MemoryPlan describe_memory(const Recipe& recipe, const models::ModelConfig& student,
-                                    const models::ModelConfig& teacher, std::int64_t epoch_tokens) {
-  if (recipe.method == "ptq") return {};
-  const distill::MemoryPlan plan =
-      distill::plan_memory(student, &teacher, train_config_of(recipe), epoch_tokens);
-  note("memory      {} expected at the peak", human_bytes(plan.total()));
-  return plan;
-}
-
 std::int64_t tokens_of(const std::vector<data::Source>& sources) {
   std::int64_t tokens = 0;
   for (const data::Source& source : sources) tokens += data::token_count(source);
   return tokens;
+}
+
+// How training will run, said on stderr with what it takes. On a GPU with `room` bytes a
+// micro-batch that the recipe leaves open is the largest that fits; room 0: not known, the whole
+// batch. `epoch_tokens` as plan_memory wants them.
+distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConfig& student,
+                                   const models::ModelConfig& teacher,
+                                   const models::Placement& placement, std::int64_t epoch_tokens,
+                                   double room) {
+  distill::TrainConfig config = train_config_of(recipe);
+  if (recipe.method == "ptq") return config;
+  const bool gpu = !placement.device.is_cpu();
+  if (gpu && config.micro_sequences == 0 && room > 0)
+    config.micro_sequences = distill::fitting_micro_batch(student, &teacher, config, placement,
+                                                          0.95 * room, epoch_tokens);
+  const distill::MemoryPlan plan =
+      distill::plan_memory(student, &teacher, config, placement, epoch_tokens);
+  for (const auto& [what, bytes] : plan.bytes)
+    note("memory      {:<28} {:>10}", what, human_bytes(bytes));
+  note("memory      {:<28} {:>10}{}", gpu ? "expected on the GPU" : "expected at the peak",
+       human_bytes(plan.total()), room > 0 ? " of " + human_bytes(room) : "");
+  if (config.micro_sequences > 0 && config.micro_sequences < config.batch_sequences)
+    note("micro-batch {} of {} sequences", config.micro_sequences, config.batch_sequences);
+  return config;
 }
 
 void add_samples(Outcome& outcome, const char* label, const models::Model& model,
@@ -185,11 +199,11 @@ void choose_checkpoint(Outcome& outcome, distill::Trainer& trainer, const models
        outcome.candidates.size());
 }
 
-void train(Outcome& outcome, LoadedModel& student, std::vector<at::Tensor> originals,
-           const models::Model& teacher, const quantize::Policy& policy, DataSets& sets) {
+void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& student,
+           std::vector<at::Tensor> originals, const models::Model& teacher,
+           const quantize::Policy& policy, DataSets& sets) {
   const Recipe& recipe = outcome.recipe;
   const fs::path output = recipe.output;
-  const distill::TrainConfig config = train_config_of(recipe);
   const models::Model* guide = recipe.method == "qat" ? nullptr : &teacher;
   const data::Stream stream(std::move(sets.train), config.seed);
   distill::Trainer trainer(student.model, std::move(originals), guide, policy, config);
@@ -229,11 +243,13 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   outcome.recipe = recipe;
   outcome.command_line = options.command_line;
 
-  LoadedModel student = load_model(recipe.model);
+  const models::Placement placement = models::placement_of(recipe.device);
+  const double room = placement.device.is_cpu() ? 0 : models::memory_of(placement.device).free;
+  LoadedModel student = load_model(recipe.model, placement);
   check(!student.quantized(), "distill",
         "{}: is already quantised; distil from the BF16 checkpoint", recipe.model);
   const std::string teacher_path = recipe.teacher.empty() ? recipe.model : recipe.teacher;
-  const LoadedModel teacher = load_model(teacher_path);
+  const LoadedModel teacher = load_model(teacher_path, placement);
   check(!teacher.quantized() || recipe.teacher_quantized, "distill",
         "{}: the teacher is itself quantised; say teacher_quantized: true if you mean it",
         teacher_path);
@@ -242,7 +258,8 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   describe(outcome, student.model, policy);
 
   DataSets sets = read_data(recipe, student.tokenizer);
-  describe_memory(recipe, student.model.config, teacher.model.config, tokens_of(sets.train));
+  const distill::TrainConfig config = plan_training(
+      recipe, student.model.config, teacher.model.config, placement, tokens_of(sets.train), room);
   outcome.teacher = measure("BF16", teacher.model, &teacher.model, sets.test);
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
 
@@ -256,8 +273,11 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   if (recipe.method == "ptq")
     write_checkpoint(output / "checkpoint", student.model, originals, student.source);
   else
-    train(outcome, student, std::move(originals), teacher.model, policy, sets);
+    train(outcome, config, student, std::move(originals), teacher.model, policy, sets);
   if (outcome.training.interrupted) return outcome;
+  if (!placement.device.is_cpu())
+    note("memory      {} at the peak on the GPU",
+         human_bytes(models::memory_of(placement.device).peak));
   write_report(outcome);
   fs::remove_all(train_config_of(recipe).state_folder);  // the run is complete: nothing to resume
   return outcome;
@@ -280,9 +300,8 @@ void plan(const Recipe& recipe) {
       recipe.train.cache_teacher && recipe.method != "ptq"
           ? tokens_of(read_data(recipe, text::tokenizer_of(checkpoint::open(recipe.model))).train)
           : 0;
-  for (const auto& [what, bytes] :
-       describe_memory(recipe, student.config, teacher, epoch_tokens).bytes)
-    note("memory      {:<28} {:>10}", what, human_bytes(bytes));
+  plan_training(recipe, student.config, teacher, models::placement_named(recipe.device),
+                epoch_tokens, 0);
 }
 
 }  // namespace qad::recipe

@@ -25,9 +25,9 @@ nvfp4::BlockScale block_scale_of(const std::string& word) {
 
 }  // namespace
 
-LoadedModel load_model(const fs::path& path) {
+LoadedModel load_model(const fs::path& path, const models::Placement& placement) {
   checkpoint::Checkpoint source = checkpoint::open(path);
-  models::Model model = models::load(source);
+  models::Model model = models::load(source, placement);
   for (const MappedFile& file : source.files) file.release_pages();  // the model has its own copy
   text::Tokenizer tokenizer = text::tokenizer_of(source);
   check(tokenizer.vocab_size() <= model.config.vocabulary, "load_model",
@@ -58,6 +58,12 @@ double clipped_share(models::Model& model) {
     seen += static_cast<double>(std::exchange(linear->quant->seen, 0));
   }
   return seen > 0 ? clipped / seen : 0;
+}
+
+distill::StateType state_type_of(const std::string& word) {
+  if (word == "bf16") return distill::StateType::bf16;
+  if (word == "int8") return distill::StateType::int8;
+  return distill::StateType::fp32;
 }
 
 quantize::Policy policy_of(const Recipe& recipe) {
@@ -97,6 +103,8 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.keep_best = t.keep_best;
   c.save_every = t.save_every;
   c.cache_teacher = t.cache_teacher;
+  c.optimizer_states = state_type_of(t.optimizer_states);
+  c.bf16_gradients = t.gradients == "bf16";
   c.seed = static_cast<std::uint64_t>(recipe.seed);
   c.state_folder = fs::path(recipe.output) / "state";
   c.loss = recipe.loss;

@@ -23,12 +23,13 @@ struct LoadedModel {
 
   bool quantized() const { return !source.quantization.is_null(); }
 };
-LoadedModel load_model(const fs::path& path);
+LoadedModel load_model(const fs::path& path, const models::Placement& placement);
 
 // Throws Error "[operation] ..." unless both models have the same tokens.
 void check_same_vocabulary(std::string_view operation, const LoadedModel& teacher,
                            const LoadedModel& student);
 
+distill::StateType state_type_of(const std::string& word);  // fp32, bf16 or int8
 quantize::Policy policy_of(const Recipe& recipe);
 distill::TrainConfig train_config_of(const Recipe& recipe);
 data::RenderOptions render_options_of(const Recipe& recipe);

@@ -329,7 +329,7 @@ TEST(MemoryPlan, CountsWhatIsHeld) {
   const auto config = tiny_config();
   TrainConfig train = tiny_train();
   train.state_folder = "x";
-  const MemoryPlan plan = plan_memory(config, &config, train);
+  const MemoryPlan plan = plan_memory(config, &config, train, {});
   std::map<std::string, std::int64_t> bytes(plan.bytes.begin(), plan.bytes.end());
   EXPECT_EQ(bytes["student"], 4 * n);
   EXPECT_EQ(bytes["master weights"], 4 * n);
@@ -338,7 +338,7 @@ TEST(MemoryPlan, CountsWhatIsHeld) {
   std::int64_t sum = 0;
   for (const auto& [kind, size] : bytes) sum += size;
   EXPECT_EQ(plan.total(), sum);
-  EXPECT_EQ(plan_memory(config, nullptr, train).bytes.size(), plan.bytes.size() - 1);
+  EXPECT_EQ(plan_memory(config, nullptr, train, {}).bytes.size(), plan.bytes.size() - 1);
 }
 
 }  // namespace

@@ -117,8 +117,8 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
   r.train.micro_sequences = 3;
   EXPECT_THAT(said(r), HasSubstr("divide"));
   r = good;
-  r.device = "cuda";
-  EXPECT_THAT(said(r), HasSubstr("GPU"));
+  r.train.gradients = "bf16";
+  EXPECT_THAT(said(r), HasSubstr("train.gradients"));
   r = good;
   r.loss.forward_kl = 0;
   EXPECT_THAT(said(r), HasSubstr("loss"));

@@ -1,0 +1,105 @@
+// qad bench: the speed of distillation on this machine.
+#include "recipe/bench.h"
+
+#include <algorithm>
+
+#include "cli/commands.h"
+#include "core/console.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "recipe/steps.h"
+
+namespace qad::cli {
+namespace {
+
+struct Options {
+  recipe::BenchOptions bench;
+  ComputeOptions compute;
+  std::string states = "fp32", gradients = "fp32";
+  bool plain = false, json = false;
+};
+
+Json as_json(const Options& o, const recipe::BenchResult& r) {
+  Json times = Json::object();
+  for (const recipe::OperatorTime& t : r.times) times[t.name] = t.seconds;
+  return {{"machine", r.machine},
+          {"model", o.bench.model},
+          {"quantized", o.bench.quantize},
+          {"seq_len", o.bench.train.seq_len},
+          {"batch_sequences", o.bench.train.batch_sequences},
+          {"micro_sequences", r.micro_sequences},
+          {"optimizer_states", o.states},
+          {"gradients", o.gradients},
+          {"tokens_per_second", r.tokens_per_second},
+          {"seconds_per_step", r.seconds_per_step},
+          {"product_flops", r.product_flops},
+          {"roofline", r.roofline()},
+          {"peak_bytes", r.peak_bytes},
+          {"planned_bytes", r.plan.total()},
+          {"seconds_by_operator", times}};
+}
+
+void print(const Options& o, const recipe::BenchResult& r) {
+  fmt::print("machine     {}, products at {:.1f} TFLOP/s\n", r.machine, r.product_flops * 1e-12);
+  fmt::print("model       {}, {} sequences of {} tokens a step, {} a micro-batch\n", o.bench.model,
+             o.bench.train.batch_sequences, o.bench.train.seq_len,
+             r.micro_sequences == 0 ? o.bench.train.batch_sequences : r.micro_sequences);
+  fmt::print("roofline    {} tokens/s: {:.2f} GFLOP a token\n", human_count(r.roofline()),
+             r.flops_per_token * 1e-9);
+  fmt::print("speed       {} tokens/s, {:.0f} % of it; {:.1f} ms a step\n",
+             human_count(r.tokens_per_second), 100 * r.tokens_per_second / r.roofline(),
+             r.seconds_per_step * 1e3);
+  if (r.peak_bytes > 0)
+    fmt::print("memory      {} at the peak, {} planned\n", human_bytes(r.peak_bytes),
+               human_bytes(r.plan.total()));
+  double sum = 0;
+  for (const recipe::OperatorTime& t : r.times) sum += t.seconds;
+  fmt::print("\n{:<34} {:>10} {:>7} {:>7}\n", "operator, of one step", "ms", "calls", "share");
+  for (const recipe::OperatorTime& t : r.times)
+    if (t.seconds > 0.002 * sum)
+      fmt::print("{:<34} {:>10.2f} {:>7} {:>5.1f} %\n", t.name, t.seconds * 1e3, t.calls,
+                 100 * t.seconds / sum);
+  fmt::print("{:<34} {:>10.2f}\n", "all operators", sum * 1e3);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  Command command(app, "bench",
+                  "speed of distillation on random weights and tokens, beside the machine's limit");
+  auto o = std::make_shared<Options>();
+  o->bench.train = {};
+  o->bench.train.steps = 10;
+  o->bench.train.learning_rate = 1e-6;
+  o->bench.train.seq_len = 1024;
+  o->bench.train.batch_sequences = 16;
+  command.text(
+      "model", o->bench.model,
+      fmt::format("a shape ({}) or a checkpoint", fmt::join(recipe::bench_shapes(), ", ")));
+  command.number("--steps", o->bench.train.steps, "steps that are timed", std::int64_t{1});
+  command.number("--seq-len", o->bench.train.seq_len, "tokens a sequence", std::int64_t{2});
+  command.number("--batch-sequences", o->bench.train.batch_sequences, "sequences a step",
+                 std::int64_t{1});
+  command.number("--micro-sequences", o->bench.train.micro_sequences,
+                 "sequences a micro-batch; 0: as many as fit");
+  command.choice("--optimizer-states", o->states, {"fp32", "bf16", "int8"}, "AdamW's moments");
+  command.choice("--gradients", o->gradients, {"fp32", "bf16"}, "on a GPU");
+  command.flag("--no-quantize", o->plain, "without NVFP4, to see what it costs");
+  command.flag("--json", o->json, "one JSON object on stdout");
+  add_compute_options(command, o->compute);
+  command.run([o] {
+    apply(o->compute);
+    o->bench.device = o->compute.device;
+    o->bench.quantize = !o->plain;
+    o->bench.train.optimizer_states = recipe::state_type_of(o->states);
+    o->bench.train.bf16_gradients = o->gradients == "bf16";
+    const recipe::BenchResult r = recipe::bench(o->bench);
+    if (o->json)
+      fmt::print("{}\n", as_json(*o, r).dump(2));
+    else
+      print(*o, r);
+    return 0;
+  });
+}
+
+}  // namespace qad::cli

@@ -1,0 +1,175 @@
+// A random model, quantised, in the trainer's own loop.
+#include "recipe/bench.h"
+
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+
+#include "checkpoint/checkpoint.h"
+#include "core/error.h"
+#include "core/random.h"
+#include "quantize/quantize.h"
+#include "recipe/steps.h"
+
+namespace qad::recipe {
+namespace {
+
+struct Shape {
+  const char *name, *model_type, *architecture;
+  std::int64_t hidden, width, layers, heads, kv_heads, vocabulary;
+  bool tied;
+};
+constexpr Shape kShapes[] = {
+    {"smollm2-135m", "llama", "LlamaForCausalLM", 576, 1536, 30, 9, 3, 49152, true},
+    {"qwen2-0.5b", "qwen2", "Qwen2ForCausalLM", 896, 4864, 24, 14, 2, 151936, true},
+    {"qwen2-1.5b", "qwen2", "Qwen2ForCausalLM", 1536, 8960, 28, 12, 2, 151936, true},
+    {"qwen2-7b", "qwen2", "Qwen2ForCausalLM", 3584, 18944, 28, 28, 4, 152064, false},
+    {"llama3-8b", "llama", "LlamaForCausalLM", 4096, 14336, 32, 32, 8, 128256, false},
+};
+
+models::ModelConfig config_of(const std::string& model) {
+  for (const Shape& s : kShapes)
+    if (model == s.name)
+      return models::parse_config({{"architectures", {s.architecture}},
+                                   {"model_type", s.model_type},
+                                   {"hidden_act", "silu"},
+                                   {"hidden_size", s.hidden},
+                                   {"intermediate_size", s.width},
+                                   {"num_hidden_layers", s.layers},
+                                   {"num_attention_heads", s.heads},
+                                   {"num_key_value_heads", s.kv_heads},
+                                   {"vocab_size", s.vocabulary},
+                                   {"rms_norm_eps", 1e-6},
+                                   {"rope_theta", 1e4},
+                                   {"max_position_embeddings", 131072},
+                                   {"tie_word_embeddings", s.tied}},
+                                  Json());
+  const checkpoint::Checkpoint c = checkpoint::open(model);
+  return models::parse_config(c.config, c.generation_config);
+}
+
+// Normal weights; the same from the same seed.
+models::Model random_model(const models::ModelConfig& config, const models::Placement& placement) {
+  models::Model model = models::build(config);
+  model.placement = placement;
+  const auto options = at::TensorOptions().dtype(placement.type).device(placement.device);
+  const auto is_bias = [](const std::string& name) { return name.ends_with(".bias"); };
+  for (models::Parameter* p : models::parameters(model)) {
+    const auto shape = p->value.sizes().vec();
+    p->value = shape.size() > 1                 ? at::randn(shape, options).mul_(0.02)
+               : is_bias(p->parts.front().name) ? at::zeros(shape, options)
+                                                : at::ones(shape, options);
+  }
+  return model;
+}
+
+double product_flops(const models::Placement& placement) {
+  const std::int64_t n = placement.device.is_cpu() ? 1024 : 8192;
+  const auto options = at::TensorOptions().dtype(placement.type).device(placement.device);
+  const at::Tensor a = at::randn({n, n}, options), b = at::randn({n, n}, options);
+  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < 5; ++i) {
+    const int times = placement.device.is_cpu() ? 1 : 10;
+    at::Tensor c = a.mm(b);
+    c.narrow(0, 0, 1).sum().item<float>();  // waits
+    const auto start = std::chrono::steady_clock::now();
+    for (int k = 0; k < times; ++k) c = a.mm(b);
+    c.narrow(0, 0, 1).sum().item<float>();
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    best = std::min(best, took.count() / times);
+  }
+  const double d = static_cast<double>(n);
+  return 2 * d * d * d / best;
+}
+
+// Teacher forward 2 N, student forward 2 N and backward 4 N; attention likewise four times its
+// forward, of a mean context of half a sequence.
+double flops_per_token(const models::Model& model, std::int64_t seq_len) {
+  double weights = static_cast<double>(model.head_weight().numel()), attention = 0;
+  for (const models::Linear* l : models::linears(model))
+    if (l->kind != "lm_head") weights += static_cast<double>(l->weight.value.numel());
+  for (const models::LayerConfig& layer : model.config.layers)
+    if (layer.attention)
+      attention += static_cast<double>(layer.attention->heads * layer.attention->head_dim);
+  return 8 * weights + 8 * attention * static_cast<double>(seq_len);
+}
+
+data::Stream random_stream(std::int64_t vocabulary, std::int64_t seq_len, std::int64_t sequences) {
+  data::Source source;
+  for (std::int64_t s = 0; s < sequences; ++s) {
+    data::Document d;
+    Random random{17, static_cast<std::uint64_t>(s)};
+    for (std::int64_t i = 0; i < seq_len; ++i) {
+      d.ids.push_back(
+          static_cast<text::TokenId>(random.below(static_cast<std::uint64_t>(vocabulary))));
+      d.counts.push_back(true);
+    }
+    source.documents.push_back(std::move(d));
+  }
+  source.sequences = data::pack(source.documents, seq_len, false);
+  return data::Stream({std::move(source)}, 0);
+}
+
+}  // namespace
+
+std::vector<std::string> bench_shapes() {
+  std::vector<std::string> names;
+  for (const Shape& s : kShapes) names.emplace_back(s.name);
+  return names;
+}
+
+BenchResult bench(const BenchOptions& options) {
+  const models::Placement placement = models::placement_of(options.device);
+  const bool gpu = !placement.device.is_cpu();
+  distill::TrainConfig config = options.train;
+  BenchResult result;
+  result.machine = models::machine_name(placement.device);
+  const models::ModelConfig shape = config_of(options.model);
+  const double room = gpu ? models::memory_of(placement.device).free : 0;
+  if (gpu && config.micro_sequences == 0)
+    config.micro_sequences =
+        distill::fitting_micro_batch(shape, &shape, config, placement, 0.95 * room);
+  result.micro_sequences = config.micro_sequences;
+  result.plan = distill::plan_memory(shape, &shape, config, placement);
+  result.product_flops = product_flops(placement);
+
+  const models::Model teacher = random_model(shape, placement);
+  models::Model student = random_model(shape, placement);
+  result.flops_per_token = flops_per_token(student, config.seq_len);
+  std::vector<at::Tensor> originals = values_of(student);
+  const data::Stream stream = random_stream(shape.vocabulary, config.seq_len,
+                                            std::max<std::int64_t>(8, config.batch_sequences));
+  quantize::Policy policy = quantize::preset("nvfp4");
+  if (!options.quantize) policy.rules.push_back({"*", false, "--no-quantize"});
+  std::vector<float> amax;
+  if (options.quantize) amax = quantize::calibrate(student, {stream.batch(0, 1).tokens});
+  quantize::quantize(student, policy, amax);
+
+  constexpr std::int64_t kWarmUp = 3;
+  const std::int64_t timed = config.steps;
+  config.steps = kWarmUp + timed + 1;
+  config.keep_best = 0;
+  distill::Trainer trainer(student, std::move(originals), &teacher, policy, config);
+  std::vector<double> seconds;
+  std::optional<OperatorTimes> watch;
+  distill::Callbacks callbacks;
+  const double tokens = static_cast<double>(config.seq_len * config.batch_sequences);
+  callbacks.step = [&](const distill::StepInfo& info) {
+    if (info.step > kWarmUp && info.step <= kWarmUp + timed)
+      seconds.push_back(tokens / info.tokens_per_second);
+    if (info.step == kWarmUp + timed) watch.emplace(placement.device);
+  };
+  trainer.train(stream, {}, callbacks);
+  result.times = watch->stop();
+  std::sort(seconds.begin(), seconds.end());
+  result.seconds_per_step = seconds[seconds.size() / 2];
+  result.tokens_per_second = tokens / result.seconds_per_step;
+  if (gpu) result.peak_bytes = models::memory_of(placement.device).peak;
+  return result;
+}
+
+}  // namespace qad::recipe
