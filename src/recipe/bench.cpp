@@ -126,6 +126,7 @@ BenchResult bench(const BenchOptions& options) {
   const models::Placement placement = models::placement_of(options.device);
   const bool gpu = !placement.device.is_cpu();
   distill::TrainConfig config = options.train;
+  config.keep_best = 0;
   BenchResult result;
   result.machine = models::machine_name(placement.device);
   const models::ModelConfig shape = config_of(options.model);
@@ -152,7 +153,6 @@ BenchResult bench(const BenchOptions& options) {
   constexpr std::int64_t kWarmUp = 3;
   const std::int64_t timed = config.steps;
   config.steps = kWarmUp + timed + 1;
-  config.keep_best = 0;
   distill::Trainer trainer(student, std::move(originals), &teacher, policy, config);
   std::vector<double> seconds;
   std::optional<OperatorTimes> watch;
