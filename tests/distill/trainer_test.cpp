@@ -158,6 +158,21 @@ TEST(Trainer, ResumedEqualsUninterrupted) {
   }
 }
 
+TEST(Trainer, MomentsOfFewerBitsResumeToTheSameBits) {
+  for (const StateType states : {StateType::bf16, StateType::int8}) {
+    TrainConfig config = tiny_train();
+    config.optimizer_states = states;
+    const Outcome whole = run(config);
+    EXPECT_LT(whole.result.validations.back().loss, whole.result.validations.front().loss);
+    const Folder folder;
+    config.state_folder = folder.path;
+    run(config, 5);
+    expect_equal(run(config).masters, whole.masters);
+    config.optimizer_states = StateType::fp32;
+    EXPECT_THAT(error_of([&] { run(config); }), HasSubstr("optimizer_states"));
+  }
+}
+
 TEST(Trainer, AKillWhileSavingLeavesTheResumePointBefore) {
   const Folder folder;
   TrainConfig config = tiny_train();

@@ -66,9 +66,25 @@ def test_generate_streams_a_story():
     assert len(one.split()) > 10
 
 
-@pytest.mark.parametrize("command", ["inspect", "quantize", "distill", "evaluate", "generate", "logits", "tokenize", "convert", "verify"])
+@pytest.mark.parametrize("command", ["inspect", "quantize", "distill", "evaluate", "generate", "logits", "tokenize", "convert", "verify", "bench"])
 def test_every_command_has_help(command):
     assert "--help" in qad(command, "-h")
+
+
+def test_bench_counts_what_a_step_does():
+    result = json.loads(qad("bench", "smollm2-135m", "--seq-len", 32, "--batch-sequences", 1, "--steps", 1, "--json"))
+    # 8 a weight of a product: 106,168,320 of the body and 49152 x 576 of the head; 8 x 30 x 576 a token of attention
+    flops = result["product_flops"] / result["roofline"]
+    assert flops == pytest.approx(8 * (106168320 + 49152 * 576) + 8 * 30 * 576 * 32)
+    assert result["tokens_per_second"] > 0 and result["seconds_by_operator"]["qad::linear"] > 0
+
+
+def test_a_gpu_that_is_not_there_is_one_error(tmp_path):
+    if not list(QAD.resolve().parent.glob("libqad_cuda.so")):
+        error = qad("generate", STORIES, "--device", "cuda", ok=False)
+        assert "[device] cuda" in error and "scripts/cuda" in error, error
+    error = distill(tmp_path / "run", "--device", "cuda", ok=False)
+    assert "[device] cuda" in error and not (tmp_path / "run").exists(), error
 
 
 def test_wrong_usage_names_the_nearest_word():
@@ -138,7 +154,7 @@ def test_the_plan_matches_the_peak(tmp_path):
     settings = ["--train.steps", 3, "--train.seq_len", 256, "--train.batch_sequences", 32, "--train.warmup_steps", 1]
     plan = subprocess.run([str(QAD), "distill", str(STORIES), "--data.train", str(TEXT), "--data.test", str(TEXT),
                            *map(str, settings), "--dry-run"], capture_output=True, text=True, cwd=ROOT).stderr
-    amount, unit = plan.split(" expected at the peak")[0].split()[-2:]
+    amount, unit = plan.split("expected at the peak")[1].split()[:2]
     predicted = float(amount) * {"MB": 1e6, "GB": 1e9}[unit]
     script = ("import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, capture_output=True); "
               "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
