@@ -27,6 +27,17 @@ void pointwise(const Card& card, const Model& m) {
   const at::IValue none;
   const std::int64_t max = 0;
   const Tensor clipped = at::zeros({}, at::kLong).cuda();
+  // 4.5 bits a value besides the 16.
+  const auto pack = [&](const char* shape, const Tensor& x) {
+    const Tensor y = call("qad::fake_quantize", {x, 0x1p-5, max, clipped})[0].toTensor();
+    const auto packed = call("qad::pack", {y, 0x1p-5});
+    const double bytes = 2.5625 * static_cast<double>(y.numel());
+    row(fmt::format("pack {}", shape).c_str(), bytes, [&] { call("qad::pack", {y, 0x1p-5}); });
+    row(fmt::format("unpack {}", shape).c_str(), bytes, [&] {
+      call("qad::unpack",
+           {packed[0], packed[1], y.size(1), 0x1p-5, static_cast<std::int64_t>(at::kBFloat16)});
+    });
+  };
   {
     const Tensor x = bf16({kTokens, m.hidden}), g = bf16({kTokens, m.hidden}), w = bf16({m.hidden});
     const auto norm = [&](const at::IValue& delta, const at::IValue& counter) {
@@ -46,6 +57,7 @@ void pointwise(const Card& card, const Model& m) {
     row("fake_quantize max [T, H]", 4 * T * H, [&] {
       call("qad::fake_quantize", {x, 0x1p-5, max, clipped});
     });
+    pack("[T, H]", x);
   }
   {
     const Tensor wide = bf16({kTokens, m.ffn}), joined = bf16({kTokens, 2 * m.ffn});
@@ -53,6 +65,7 @@ void pointwise(const Card& card, const Model& m) {
       row(fmt::format("fake_quantize {} [T, F]", name).c_str(), 4 * T * F, [&, r = rule] {
         call("qad::fake_quantize", {wide, 0x1p-5, std::int64_t{r}, clipped});
       });
+    pack("[T, F]", wide);
     row("swiglu", 6 * T * F, [&] { call("qad::swiglu", {joined, 0x1p-5, max, none}); });
     row("swiglu quantized", 6 * T * F, [&] {
       call("qad::swiglu", {joined, 0x1p-5, max, clipped});

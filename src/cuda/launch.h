@@ -39,6 +39,12 @@ void embedding_backward(Type type, const void* grad, const std::int32_t* sorted,
 void fake_quantize(Type type, const void* x, std::int64_t rows, std::int64_t cols,
                    const Quantization& q, void* y, cudaStream_t stream);
 
+// As nvfp4::pack and dequantize, of values of `type`.
+void pack(Type type, const void* x, std::int64_t rows, std::int64_t cols, float global,
+          std::uint8_t* codes, std::uint8_t* scales, cudaStream_t stream);
+void unpack(Type type, const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t rows,
+            std::int64_t cols, float global, void* y, cudaStream_t stream);
+
 // The operands of a norm of rows [rows, cols].
 struct NormRows {
   const void *x, *weight;

@@ -2,6 +2,9 @@
 // one micro-batch adds at its worst moment.
 #include "distill/trainer.h"
 
+#include <algorithm>
+#include <cmath>
+
 namespace qad::distill {
 
 namespace {
@@ -26,26 +29,70 @@ Bytes bytes_of(const TrainConfig& config, const models::Placement& placement) {
 constexpr double kProgram = 136 << 20;
 // What ops/head_loss.h keeps of logits at a time.
 constexpr double kLogits = 64 << 20, kLogitTokens = 1024;
-// On a GPU: CUDA's context with cuBLAS's and cuDNN's workspaces, and the chunks of logits that
-// cuda/head_loss.cpp keeps.
-constexpr double kCuda = 900 << 20, kCudaLogits = 2048.0 * (1 << 20);
+// On a GPU: the workspaces of cuBLAS and cuDNN. CUDA's own context (0.5 GB) was taken before anyone
+// asks how much memory is free.
+constexpr double kCuda = 64 << 20;
+// What cuda/head_loss.cpp keeps of logits at a time: chunks of a multiple of 128 tokens.
+constexpr double kCudaLogits = 2048.0 * (1 << 20);
 
-// Floats a token that the operators save between forward and backward (given to record in
-// src/ops): both norms their input, each linear its (quantised) input, attention the rotated q, k,
-// v and a log-sum-exp a head, SwiGLU its input; q/k norms their input besides.
-std::int64_t saved_per_token(const models::ModelConfig& config) {
-  std::int64_t floats = 2 * config.hidden + 1;  // final norm, head
-  for (const models::LayerConfig& layer : config.layers) {
+// Bytes a token that the operators save between forward and backward (given to record in src/ops):
+// norms their input and a float a row; each linear its input, as it is or packed; attention the
+// rotated q, k, v, its result and a float a head; SwiGLU its input; q/k norms their input besides.
+// A result that the next linear reads unquantised is saved once.
+double saved_per_token(const models::Model& shape, const quantize::Policy& policy, double value,
+                       bool packs) {
+  const auto input = [&](const models::Linear& l, bool saved_anyway) {
+    const double values = static_cast<double>(l.weight.value.size(1));
+    const bool quantised =
+        policy.activations &&
+        quantize::decide(policy, l, static_cast<std::int64_t>(shape.layers.size())).quantize;
+    if (!quantised) return saved_anyway ? 0 : values * value;
+    if (!packs) return values * value;
+    const double blocks = std::ceil(values / nvfp4::kBlock);
+    return blocks * (nvfp4::kBlock / 2 + 1);
+  };
+  const double norm = static_cast<double>(shape.config.hidden) * value + kFloat;
+  double bytes = norm + static_cast<double>(shape.config.hidden) * value;  // and the head's input
+  for (const models::Layer& layer : shape.layers) {
     if (layer.attention) {
-      const models::AttentionConfig& a = *layer.attention;
-      const std::int64_t q = a.heads * a.head_dim, kv = a.kv_heads * a.head_dim;
-      floats += 2 * config.hidden + 1 + (q + 2 * kv) + a.heads + q;
-      if (a.qk_norm) floats += q + kv;
+      const models::AttentionConfig& a = layer.attention->config;
+      const double q = static_cast<double>(a.heads * a.head_dim),
+                   kv = static_cast<double>(a.kv_heads * a.head_dim),
+                   heads = static_cast<double>(a.heads);
+      bytes += norm + input(layer.attention->qkv, false) + (q + 2 * kv) * value + q * value +
+               heads * kFloat + input(layer.attention->output, true);
+      if (a.qk_norm) bytes += (q + kv) * value + (heads + static_cast<double>(a.kv_heads)) * kFloat;
     }
-    if (layer.mlp) floats += 2 * config.hidden + 1 + 3 * layer.mlp->width;
+    if (layer.mlp) {
+      const double width = static_cast<double>(layer.mlp->config.width);
+      bytes += norm + input(layer.mlp->gate_up, false) + 2 * width * value +
+               input(layer.mlp->down, false);
+    }
   }
-  return floats;
+  return bytes;
 }
+
+// The most values a token on their way through a layer's backward pass: the gradient of the
+// residual stream, SwiGLU's of its result, and that of its input.
+std::int64_t passing_per_token(const models::ModelConfig& config) {
+  std::int64_t most = 0;
+  for (const models::LayerConfig& layer : config.layers)
+    if (layer.mlp) most = std::max(most, config.hidden + 3 * layer.mlp->width);
+  return most;
+}
+
+// Masters that are held while training goes on; those of the last step come when the rest is gone.
+double kept_while_training(const TrainConfig& config) {
+  if (!config.state_folder.empty() || config.validate_every <= 0) return 0;
+  const std::int64_t validations = 1 + (config.steps - 1) / config.validate_every;
+  return static_cast<double>(std::max<std::int64_t>(0, std::min(config.keep_best, validations)));
+}
+
+// What a micro-batch adds to what is held throughout.
+struct Peak {
+  double activations, gradients, loss;
+  double total() const { return activations + gradients + loss; }
+};
 
 }  // namespace
 
@@ -57,7 +104,7 @@ double MemoryPlan::total() const {
 
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, const models::Placement& placement,
-                       std::int64_t epoch_tokens) {
+                       std::int64_t epoch_tokens, const quantize::Policy& policy) {
   // In floating point: numbers from a recipe may be absurd, and must not overflow.
   const Bytes bytes = bytes_of(config, placement);
   const bool gpu = !placement.device.is_cpu();
@@ -70,7 +117,9 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const double vocabulary = static_cast<double>(student.vocabulary);
   const double hidden = static_cast<double>(student.hidden);
   const double head = vocabulary * hidden;
-  const double activations = static_cast<double>(saved_per_token(student)) * tokens * bytes.value;
+  const double activations =
+      saved_per_token(models::build(student), policy, bytes.value, placement.packs_inputs()) *
+      tokens;
 
   MemoryPlan plan;
   plan.bytes.emplace_back(gpu ? "CUDA" : "program and data", gpu ? kCuda : kProgram);
@@ -80,16 +129,37 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   if (teacher != nullptr)
     plan.bytes.emplace_back("teacher",
                             static_cast<double>(models::parameter_count(*teacher)) * bytes.value);
-  plan.bytes.emplace_back("activations", activations);
-  // They come as activations go, but hardly fit into what those leave: measured at the 135M shape,
-  // both count. The head's comes in FP32; a tied embedding's own is one more of its size.
-  plan.bytes.emplace_back("gradients", n * bytes.gradient + (student.tied ? head * kFloat : 0) +
-                                           (config.bf16_gradients ? head * kFloat : 0));
-  // Logits of a chunk of tokens, hidden states and their gradient.
   const bool both = teacher != nullptr && config.loss.divergences() > 0;
-  const double logits = (both ? 2 : 1) * std::min(tokens, kLogitTokens) * vocabulary * kFloat;
-  plan.bytes.emplace_back(
-      "loss", (gpu ? kCudaLogits : std::min(kLogits, logits)) + 3 * tokens * hidden * bytes.value);
+  const double hidden_states = 3 * tokens * hidden * bytes.value;  // both models', and the gradient
+  Peak worst;
+  if (gpu) {
+    // The head's gradient is FP32 as it is made; a tied embedding's own is one more of its size.
+    const double all = n * bytes.gradient, of_head = head * kFloat;
+    const double earlier = micro < config.batch_sequences ? all : 0;
+    const double row = vocabulary * ((teacher != nullptr ? 2 : 1) * kFloat + bytes.value);
+    const double rows =
+        std::min(tokens, std::max(128.0, std::floor(kCudaLogits / row / 128) * 128));
+    const double passing = static_cast<double>(passing_per_token(student)) * tokens * bytes.value;
+    // In the head; at the start of the way back; at its end, where activations have gone and
+    // gradients come. In between, one falls as the other rises.
+    worst =
+        std::max({Peak{activations, of_head + earlier, rows * row + hidden_states},
+                  Peak{activations + passing, of_head + earlier, 0},
+                  Peak{passing, all + (student.tied || config.bf16_gradients ? of_head : 0), 0}},
+                 [](const Peak& a, const Peak& b) { return a.total() < b.total(); });
+  } else {
+    // Gradients come as activations go, but hardly fit into what those leave of the heap: measured
+    // at the 135M shape, both count.
+    worst = {
+        activations,
+        n * bytes.gradient + (student.tied ? head * kFloat : 0) +
+            (config.bf16_gradients ? head * kFloat : 0),
+        std::min(kLogits, (both ? 2 : 1) * std::min(tokens, kLogitTokens) * vocabulary * kFloat) +
+            hidden_states};
+  }
+  plan.bytes.emplace_back("activations", worst.activations);
+  plan.bytes.emplace_back("gradients", worst.gradients);
+  plan.bytes.emplace_back("loss", worst.loss);
   if (config.cache_teacher && teacher != nullptr) {
     const double all =
         static_cast<double>(config.steps) * static_cast<double>(config.batch_sequences) * seq_len;
@@ -98,21 +168,20 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
                             cached * static_cast<double>(teacher->hidden) * bytes.value);
   }
   if (config.state_folder.empty())
-    plan.bytes.emplace_back(
-        "kept candidates",
-        static_cast<double>(std::max<std::int64_t>(0, config.keep_best)) * n * kFloat);
+    plan.bytes.emplace_back("kept candidates", kept_while_training(config) * n * kFloat);
   return plan;
 }
 
 std::int64_t fitting_micro_batch(const models::ModelConfig& student,
                                  const models::ModelConfig* teacher, TrainConfig config,
                                  const models::Placement& placement, double room,
-                                 std::int64_t epoch_tokens) {
+                                 std::int64_t epoch_tokens, const quantize::Policy& policy) {
   std::int64_t micro = config.batch_sequences;
   for (; micro > 1; --micro) {
     if (config.batch_sequences % micro != 0) continue;
     config.micro_sequences = micro;
-    if (plan_memory(student, teacher, config, placement, epoch_tokens).total() <= room) break;
+    if (plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <= room)
+      break;
   }
   return micro;
 }

@@ -103,20 +103,21 @@ class Trainer {
 double learning_rate_at(const TrainConfig& config, std::int64_t step);
 
 // What training will take in bytes, by kind, before it starts; the sum is the predicted peak: of
-// the program on a CPU, of the GPU's memory on a GPU (goal: within 10 %). epoch_tokens, if not 0,
-// bounds the teacher's cache.
+// the program on a CPU, of what is allocated on a GPU (goal: within 10 %). epoch_tokens, if not 0,
+// bounds the teacher's cache; `policy` says whose inputs are quantised.
 struct MemoryPlan {
   std::vector<std::pair<std::string, double>> bytes;
   double total() const;
 };
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, const models::Placement& placement,
-                       std::int64_t epoch_tokens = 0);
+                       std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {});
 // The most sequences a micro-batch, of those that divide the batch evenly, that fit into `room`
 // bytes; 1 if none does.
 std::int64_t fitting_micro_batch(const models::ModelConfig& student,
                                  const models::ModelConfig* teacher, TrainConfig config,
                                  const models::Placement& placement, double room,
-                                 std::int64_t epoch_tokens = 0);
+                                 std::int64_t epoch_tokens = 0,
+                                 const quantize::Policy& policy = {});
 
 }  // namespace qad::distill

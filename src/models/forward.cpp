@@ -50,8 +50,12 @@ at::Tensor input_of(const Linear& l, const at::Tensor& like, const Observer& obs
 }
 
 // x as input_of made it.
-at::Tensor apply(const Linear& l, const at::Tensor& x) {
-  return ops::linear(x, l.weight.value, l.bias ? l.bias->value : at::Tensor());
+at::Tensor apply(const Model& model, const Linear& l, const at::Tensor& x) {
+  const at::Tensor bias = l.bias ? l.bias->value : at::Tensor();
+  if (!model.placement.packs_inputs() || !l.quant || !l.quant->input_global)
+    return ops::linear(x, l.weight.value, bias);
+  const ops::Quantizer q{*l.quant->input_global, l.quant->input_rule, l.quant->clipped};
+  return ops::linear(x, l.weight.value, bias, &q);
 }
 
 // The residual stream, and what the last block adds to it: the next norm does that in its pass.
@@ -72,10 +76,12 @@ struct Rotation {
   at::Tensor cos, sin, rows;
 };
 
-at::Tensor qkv_of(const Attention& a, const at::Tensor& x, const Rotation& rotation, double eps) {
+at::Tensor qkv_of(const Model& model, const Attention& a, const at::Tensor& x,
+                  const Rotation& rotation) {
   const AttentionConfig& c = a.config;
   const std::int64_t heads = c.heads + 2 * c.kv_heads;
-  at::Tensor qkv = apply(a.qkv, x).view({x.size(0), heads, c.head_dim});
+  const double eps = model.config.norm_eps;
+  at::Tensor qkv = apply(model, a.qkv, x).view({x.size(0), heads, c.head_dim});
   if (c.qk_norm) {
     const auto split = qkv.split_with_sizes({c.heads, c.kv_heads, c.kv_heads}, 1);
     qkv = at::cat({ops::rms_norm(split[0].contiguous(), a.q_norm->value, eps),
@@ -98,17 +104,18 @@ at::Tensor run(const Model& model, const at::Tensor& ids, const Rotation& rotati
     if (layer.attention) {
       const Attention& a = *layer.attention;
       const at::Tensor x = normed(a.qkv, *layer.attention_norm);
-      const at::Tensor mixed = attend(i, a.config, qkv_of(a, x, rotation, eps));
-      h.delta = apply(a.output, input_of(a.output, mixed, observer, [&](const ops::Quantizer* q) {
-                        return q ? ops::fake_quantize(mixed, *q) : mixed;
-                      }));
+      const at::Tensor mixed = attend(i, a.config, qkv_of(model, a, x, rotation));
+      h.delta =
+          apply(model, a.output, input_of(a.output, mixed, observer, [&](const ops::Quantizer* q) {
+                  return q ? ops::fake_quantize(mixed, *q) : mixed;
+                }));
     }
     if (layer.mlp) {
       const Mlp& m = *layer.mlp;
-      const at::Tensor gate_up = apply(m.gate_up, normed(m.gate_up, *layer.mlp_norm));
-      h.delta = apply(m.down, input_of(m.down, gate_up, observer, [&](const ops::Quantizer* q) {
-                        return ops::swiglu(gate_up, q);
-                      }));
+      const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.mlp_norm));
+      h.delta = apply(model, m.down,
+                      input_of(m.down, gate_up, observer,
+                               [&](const ops::Quantizer* q) { return ops::swiglu(gate_up, q); }));
     }
   }
   return h.norm(model.final_norm.value, eps);

@@ -70,4 +70,12 @@ void dequantize(const std::uint8_t* codes, const std::uint8_t* scales, std::int6
 std::int64_t fake_quantize(const float* x, std::int64_t rows, std::int64_t cols, float global,
                            BlockScale rule, float* y);
 
+// The way back: codes and scales, laid out as quantize's, of values that fake_quantize made with
+// `global` under any rule, and that were rounded to BF16 afterwards if `bf16`. Dequantising, and
+// rounding again if `bf16`, gives each of their bits. A block that is nothing of the kind (it holds
+// a NaN, say) gets the scale NaN, and decodes to NaN.
+void pack(const float* y, std::int64_t rows, std::int64_t cols, float global, bool bf16,
+          std::uint8_t* codes, std::uint8_t* scales);
+inline constexpr std::uint8_t kE4M3NaN = 0x7F;
+
 }  // namespace qad::nvfp4

@@ -1,10 +1,11 @@
-// Linear layer: one product forward, two backward.
+// Linear layer: one product forward, two backward; in between its input may be kept packed.
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
 #include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
+#include "ops/pack.h"
 #include "ops/product.h"
 
 namespace qad::ops {
@@ -52,17 +53,28 @@ Tensor forward(const Tensor& x, const Tensor& weight, const std::optional<Tensor
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Quantizer* packed) {
   const Tensor y = forward(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
   if (recording({&x, &weight, &bias})) {
     const bool dx = x.requires_grad(), dbias = bias.defined() && bias.requires_grad();
-    // x is needed for the weight's gradient only.
-    record("linear", y, {x, weight, bias}, {weight.requires_grad() ? x : Tensor(), weight},
-           [dx, dbias](const Tensor& dy, Tensors saved) -> Tensors {
-             return {dx ? product(dy, saved[1]) : Tensor(),
-                     saved[0].defined() ? weight_gradient(saved[1], dy, saved[0]) : Tensor(),
-                     dbias ? dy.sum(0, false, at::kFloat) : Tensor()};
-           });
+    const double global = packed != nullptr ? packed->global : 0;
+    // The weight; behind it the input as it is or packed, needed for the weight's gradient only.
+    Tensors saved{weight};
+    if (weight.requires_grad() && packed != nullptr) {
+      const Packed p = pack(x, global);
+      saved.insert(saved.end(), {p.codes, p.scales});
+    } else if (weight.requires_grad()) {
+      saved.push_back(x);
+    }
+    const auto input = [cols = x.size(1), global, type = x.scalar_type()](const Tensors& saved) {
+      return saved.size() == 2 ? saved[1] : unpack({saved[1], saved[2]}, cols, global, type);
+    };
+    record("linear", y, {x, weight, bias}, saved, [=](const Tensor& dy, Tensors saved) -> Tensors {
+      // The weight's first: what was unpacked is gone when the input's gradient needs room.
+      const Tensor dw = saved.size() > 1 ? weight_gradient(saved[0], dy, input(saved)) : Tensor();
+      return {dx ? product(dy, saved[0]) : Tensor(), dw,
+              dbias ? dy.sum(0, false, at::kFloat) : Tensor()};
+    });
   }
   return y;
 }

@@ -18,9 +18,6 @@ namespace qad::ops {
 // rows of weight [V, H] for ids int64 [T] -> [T, H]
 at::Tensor embedding(const at::Tensor& weight, const at::Tensor& ids);
 
-// y = x W^T + b: x [T, K], weight [N, K], bias [N] or undefined -> [T, N]
-at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
-
 // How a result is quantised as the input of the product that reads it.
 struct Quantizer {
   double global;
@@ -28,6 +25,11 @@ struct Quantizer {
   at::Tensor clipped;  // int64 scalar on the values' device: grows by the number of values beyond
                        // 2688 * global
 };
+
+// y = x W^T + b: x [T, K], weight [N, K], bias [N] or undefined -> [T, N]. `packed`: x is what this
+// quantizer made, and is saved for the backward pass in 4.5 bits a value (ops/pack.h).
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {},
+                  const Quantizer* packed = nullptr);
 
 // nvfp4::fake_quantize along the last dimension; the gradient passes straight through (design
 // decision 7).

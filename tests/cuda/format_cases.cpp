@@ -1,10 +1,13 @@
-// Cases of fake quantisation, all of them equal to the bit: ties of the code and of the scale, tiny
-// and huge values, subnormals, zero blocks, signed zeros, clipped values, rows with a tail.
+// Cases of fake quantisation and of packing what it made, all of them equal to the bit: ties of the
+// code and of the scale, tiny and huge values, subnormals, zero blocks, signed zeros, clipped
+// values, rows with a tail.
 #include <ATen/ATen.h>
 
 #include <cmath>
 
 #include "cuda/harness.h"
+#include "ops/ops.h"
+#include "ops/pack.h"
 
 namespace qad::cuda::test {
 namespace {
@@ -86,6 +89,46 @@ std::vector<Case> format_cases() {
                                  values(x), {global}, {rule}, changed(at::full({}, 3, at::kLong))};
                            },
                            {{}}});
+        }
+  // Packing what a rule made: the same codes and scales, and values again in either type. In BF16
+  // with a global scale that is no power of two the CPU's FP32 values would not be on the grid;
+  // what comes back there is tested on the GPU alone.
+  for (const double global : {1.0, 0x1p-10, 0x1p-116, 3.1e-4})
+    for (const std::int64_t rule : {0, 1, 2})
+      for (const Kind& kind : kKinds)
+        for (const auto& [rows, cols] : shapes) {
+          const std::string of = std::string(kind.name) + " rule " + std::to_string(rule) +
+                                 " global " + std::to_string(std::log2(global)) + " of " +
+                                 std::to_string(rows) + " " + std::to_string(cols);
+          const auto made = [=, make = kind.make] {
+            return ops::fake_quantize(
+                make({rows, cols}),
+                {global, static_cast<nvfp4::BlockScale>(rule), at::zeros({}, at::kLong)});
+          };
+          cases.push_back({"pack " + of,
+                           "qad::pack",
+                           [=] {
+                             return std::vector<Argument>{values(made()), {global}};
+                           },
+                           {{}, {}},
+                           {},
+                           true,
+                           global != 3.1e-4});
+          for (const auto type : {at::kFloat, at::kBFloat16})
+            cases.push_back({"unpack " + of,
+                             "qad::unpack",
+                             [=] {
+                               const ops::Packed p = ops::pack(made(), global);
+                               return std::vector<Argument>{fixed(p.codes),
+                                                            fixed(p.scales),
+                                                            {cols},
+                                                            {global},
+                                                            {static_cast<std::int64_t>(type)}};
+                             },
+                             {{}},
+                             {},
+                             true,
+                             false});
         }
   for (const double global : {1.0, 0x1p-8, 0x1p-20})
     cases.push_back(

@@ -28,14 +28,14 @@ Tensor loss_of(const Layer& l, const Tensor& teacher) {
   const ops::Quantizer q{0x1p-9, nvfp4::BlockScale::max, there(at::zeros({}, at::kLong))};
   const Tensor h = ops::embedding(l.table, ids);
   const Tensor x = ops::rms_norm(h, l.norm, 1e-6, &q);
-  const Tensor qkv = ops::linear(x, l.qkv, l.bias).view({tokens, heads + 2 * kv_heads, dim});
+  const Tensor qkv = ops::linear(x, l.qkv, l.bias, &q).view({tokens, heads + 2 * kv_heads, dim});
   const Tensor turned = ops::rope(qkv, there(angle.cos()), there(angle.sin()),
                                   there(at::arange(tokens)), heads + kv_heads);
   const Tensor mixed =
       ops::linear(ops::attention(turned, starts, 37, heads, kv_heads, 0.25), l.out);
   const auto [sum, normed] = ops::add_rms_norm(h, mixed, l.norm, 1e-6, &q);
-  const Tensor gated = ops::swiglu(ops::linear(normed, l.gate_up), &q);
-  const Tensor last = sum + ops::linear(gated, l.down);
+  const Tensor gated = ops::swiglu(ops::linear(normed, l.gate_up, {}, &q), &q);
+  const Tensor last = sum + ops::linear(gated, l.down, {}, &q);
   return ops::head_loss({last, l.table, teacher.to(l.table.options()), l.table.detach(), labels,
                          there(at::ones({tokens}))},
                         {.forward_kl = 0.8, .cross_entropy = 0.2}, 50)

@@ -11,6 +11,7 @@
 #include "cuda/harness.h"
 #include "ops/head_loss.h"
 #include "ops/ops.h"
+#include "ops/pack.h"
 
 namespace qad::cuda::test {
 namespace {
@@ -155,6 +156,56 @@ TEST(Operators, QuantizedInOnePassOrInTwo) {
           same("swiglu", call("qad::swiglu", {gates, global, rule, fused})[0],
                call("qad::swiglu", {gates, global, rule, none})[0]);
         }
+}
+
+// Whatever a rule made of whatever kind of values comes back to the bit, rounded to BF16 or not;
+// blocks that are on no grid come back as NaN.
+TEST(Operators, PackedValuesComeBack) {
+  const auto gpu = at::TensorOptions(at::kCUDA);
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const auto bits = type == at::kFloat ? at::kInt : at::kShort;
+    for (const std::int64_t cols : {1, 7, 16, 40, 100, 896, 1536})
+      for (const double global : {1.0, 0x1p-10, 0x1p-116, 0x1p100, 3.1e-4, 0.7, 9.87654e-3, 1.2e35})
+        for (const std::int64_t rule : {0, 1, 2})
+          for (const double binade : {-20.0, 0.0, 6.0, 11.0}) {
+            const Tensor spread = at::randn({300, cols}, gpu) *
+                                  at::rand({300, cols}, gpu).mul(-12).add(binade).exp2();
+            const Tensor x = at::where(at::rand({300, cols}, gpu) < 0.1, spread * 0, spread)
+                                 .mul(global)
+                                 .to(type);
+            const Tensor y = call("qad::fake_quantize",
+                                  {x, global, rule, at::zeros({}, gpu.dtype(at::kLong))})[0];
+            const ops::Packed p = ops::pack(y, global);
+            EXPECT_TRUE(at::equal(ops::unpack(p, cols, global, type).view(bits), y.view(bits)))
+                << cols << " columns, global " << global << ", rule " << rule << ", 2^" << binade
+                << " in " << c10::toString(type);
+          }
+    Tensor x = at::full({2, 48}, 0.5, gpu.dtype(type));
+    x[1][20] = NAN;
+    x[1][40] = INFINITY;
+    const Tensor nan = ops::unpack(ops::pack(x, 1), 48, 1, type).isnan().cpu();
+    EXPECT_EQ(nan.sum().item<std::int64_t>(), 32);
+    EXPECT_TRUE(nan[1].narrow(0, 16, 32).all().item<bool>());
+  }
+}
+
+// The gradients of a linear that saved its input packed are to the bit those of one that did not.
+TEST(Operators, APackedInputChangesNoGradient) {
+  for (const auto type : {at::kFloat, at::kBFloat16})
+    for (const std::int64_t cols : {40, 576}) {
+      const Tensor counter = at::zeros({}, at::kLong).cuda();
+      const ops::Quantizer q{3.1e-4, nvfp4::BlockScale::max, counter};
+      const Tensor input = ops::fake_quantize(random({70, cols}).to(at::kCUDA, type), q);
+      const Tensor weight = random({24, cols}, 0.1).to(at::kCUDA, type),
+                   grad = random({70, 24}).to(at::kCUDA, type);
+      const auto gradients = [&](const ops::Quantizer* packed) {
+        const Tensor x = input.clone().requires_grad_(), w = weight.clone().requires_grad_();
+        ops::linear(x, w, {}, packed).backward(grad);
+        return Outputs{x.grad(), w.grad()};
+      };
+      const Outputs plain = gradients(nullptr), packed = gradients(&q);
+      EXPECT_TRUE(at::equal(packed[0], plain[0]) && at::equal(packed[1], plain[1])) << cols;
+    }
 }
 
 TEST(Operators, NanStaysInItsPlace) {

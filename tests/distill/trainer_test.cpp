@@ -356,5 +356,63 @@ TEST(MemoryPlan, CountsWhatIsHeld) {
   EXPECT_EQ(plan_memory(config, nullptr, train, {}).bytes.size(), plan.bytes.size() - 1);
 }
 
+std::map<std::string, double> planned(const models::ModelConfig& config, const TrainConfig& train,
+                                      const char* device, const quantize::Policy& policy = {}) {
+  const MemoryPlan plan =
+      plan_memory(config, &config, train, models::placement_named(device), 0, policy);
+  return {plan.bytes.begin(), plan.bytes.end()};
+}
+
+TEST(MemoryPlan, InputsAreSavedAsTheyAreOnACpuAndPackedOnAGpu) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1000;  // so that activations decide where the peak is
+  train.micro_sequences = 0;
+  const double tokens = 1000.0 * static_cast<double>(train.seq_len);
+  // A layer: two norms' inputs of 32, q, k and v of 64, SwiGLU's input of 96; 1/rms twice, two
+  // log-sum-exps; attention's result of 32. Inputs of linears: 32 and 32 and 32 and 48. At the end
+  // a norm, with the head's input.
+  const double others = 2 * (64 + 64 + 96 + 32) + 64, floats = 2 * 4 + 1,
+               inputs = 2 * (3 * 32 + 48);
+  quantize::Policy weights_only;
+  weights_only.activations = false;
+  EXPECT_EQ(planned(config, train, "cpu")["activations"], tokens * 4 * (others + floats + inputs));
+  EXPECT_EQ(planned(config, train, "cuda")["activations"],
+            tokens * (2 * others + 4 * floats + inputs * 9 / 16));
+  // Then attention's result and the next linear's input are one.
+  EXPECT_EQ(planned(config, train, "cuda", weights_only)["activations"],
+            tokens * (2 * (others + inputs - 2 * 32) + 4 * floats));
+}
+
+TEST(MemoryPlan, KeepsOnlyWhatValidationsFound) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.state_folder.clear();
+  train.keep_best = 10;
+  train.steps = 20;
+  const auto kept = [&](std::int64_t every) {
+    train.validate_every = every;
+    const auto bytes = planned(config, train, "cpu");
+    return bytes.at("kept candidates") / bytes.at("master weights");
+  };
+  EXPECT_EQ(kept(0), 0);   // one, when training is over
+  EXPECT_EQ(kept(10), 2);  // before the first step and after the tenth
+  EXPECT_EQ(kept(1), 10);
+}
+
+TEST(MemoryPlan, SmallBatchesPeakWhereGradientsAreAll) {
+  const auto config = tiny_config(false, 1024);
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1;
+  auto bytes = planned(config, train, "cuda");
+  EXPECT_EQ(bytes["gradients"], bytes["master weights"]);
+  train.batch_sequences = 2000, train.micro_sequences = 2000;
+  bytes = planned(config, train, "cuda");
+  EXPECT_EQ(bytes["gradients"], 48 * 1024 * 4) << "the head's";
+  train.micro_sequences = 1000;
+  bytes = planned(config, train, "cuda");
+  EXPECT_EQ(bytes["gradients"], bytes["master weights"] + 48 * 1024 * 4);
+}
+
 }  // namespace
 }  // namespace qad::distill

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "ops/ops.h"
+#include "ops/pack.h"
 #include "ops/simd.h"
 #include "reference.h"
 
@@ -119,6 +120,44 @@ TEST(Linear, OnlyAskedGradientsAreMade) {
   const Tensor x2 = leaf(x), w2 = random({5, 3});
   ops::linear(x2, w2).sum().backward();
   expect_near(x2.grad(), w2.sum(0).expand({4, 3}), 8, "dx");
+}
+
+// What is unpacked has the bits of what was packed, so every gradient keeps its own.
+TEST(Linear, APackedInputChangesNoGradient) {
+  for (const auto& [rows, cols] : kShapes) {
+    const ops::Quantizer q{1.0 / 1024, nvfp4::BlockScale::four_over_six, at::zeros({}, at::kLong)};
+    const Tensor input = ops::fake_quantize(random({rows, cols}, 3), q), g = random({rows, 9});
+    const auto gradients = [&, cols = cols](const ops::Quantizer* packed) {
+      at::manual_seed(4);
+      const Tensor x = leaf(input), w = leaf(random({9, cols})), b = leaf(random({9}));
+      ops::linear(x, w, b, packed).backward(g);
+      return std::vector<Tensor>{x.grad(), w.grad(), b.grad()};
+    };
+    const auto plain = gradients(nullptr), packed = gradients(&q);
+    for (std::size_t i = 0; i < plain.size(); ++i)
+      reference::expect_same(packed[i], plain[i], "gradient " + std::to_string(i));
+  }
+}
+
+TEST(Pack, GivesBackEitherType) {
+  for (const auto& [rows, cols] : kShapes)
+    for (const double global : {0x1p-10, 3.1e-4})
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        const ops::Quantizer q{global, nvfp4::BlockScale::mse, at::zeros({}, at::kLong)};
+        const Tensor x = ops::fake_quantize(random({rows, cols}), q).to(type);
+        const ops::Packed p = ops::pack(x, global);
+        EXPECT_EQ(p.codes.sizes(), at::IntArrayRef({rows, (cols + 15) / 16 * 8}));
+        EXPECT_EQ(p.scales.sizes(), at::IntArrayRef({rows, (cols + 15) / 16}));
+        const Tensor y = ops::unpack(p, cols, global, type);
+        ASSERT_EQ(y.scalar_type(), type);
+        const auto bits = type == at::kFloat ? at::kInt : at::kShort;
+        reference::expect_same(y.view(bits), x.view(bits), "unpacked");
+      }
+  const ops::Packed p = ops::pack(at::zeros({2, 40}), 1);
+  EXPECT_THROW(ops::pack(at::zeros({2, 16}, at::kDouble), 1), Error);
+  EXPECT_THROW(ops::pack(at::zeros({2, 16}), 0), Error);
+  EXPECT_THROW(ops::unpack(p, 49, 1, at::kFloat), Error);
+  EXPECT_THROW(ops::unpack({p.codes, p.scales.narrow(1, 0, 2)}, 40, 1, at::kFloat), Error);
 }
 
 TEST(FakeQuantize, IsTheFormatsAndItsGradientIsTheIdentity) {
