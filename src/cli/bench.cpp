@@ -28,6 +28,7 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
           {"seq_len", o.bench.train.seq_len},
           {"batch_sequences", o.bench.train.batch_sequences},
           {"micro_sequences", r.micro_sequences},
+          {"packs_inputs", r.packs_inputs},
           {"optimizer_states", o.states},
           {"gradients", o.gradients},
           {"tokens_per_second", r.tokens_per_second},
@@ -41,9 +42,10 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
 
 void print(const Options& o, const recipe::BenchResult& r) {
   fmt::print("machine     {}, products at {:.1f} TFLOP/s\n", r.machine, r.product_flops * 1e-12);
-  fmt::print("model       {}, {} sequences of {} tokens a step, {} a micro-batch\n", o.bench.model,
-             o.bench.train.batch_sequences, o.bench.train.seq_len,
-             r.micro_sequences == 0 ? o.bench.train.batch_sequences : r.micro_sequences);
+  fmt::print("model       {}, {} sequences of {} tokens a step, {} a micro-batch{}\n",
+             o.bench.model, o.bench.train.batch_sequences, o.bench.train.seq_len,
+             r.micro_sequences == 0 ? o.bench.train.batch_sequences : r.micro_sequences,
+             r.packs_inputs ? ", inputs packed" : "");
   fmt::print("roofline    {} tokens/s: {:.2f} GFLOP a token\n", human_count(r.roofline()),
              r.flops_per_token * 1e-9);
   fmt::print("speed       {} tokens/s, {:.0f} % of it; {:.1f} ms a step\n",
@@ -85,6 +87,8 @@ void add_bench(CLI::App& app) {
   command.choice("--optimizer-states", o->states, {"fp32", "bf16", "int8"}, "AdamW's moments");
   command.choice("--gradients", o->gradients, {"fp32", "bf16"}, "on a GPU");
   command.flag("--no-quantize", o->plain, "without NVFP4, to see what it costs");
+  command.flag("--pack-inputs", o->bench.pack,
+               "keep inputs packed for the backward pass, also where memory is not short");
   command.flag("--json", o->json, "one JSON object on stdout");
   add_compute_options(command, o->compute);
   command.run([o] {

@@ -118,8 +118,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const double hidden = static_cast<double>(student.hidden);
   const double head = vocabulary * hidden;
   const double activations =
-      saved_per_token(models::build(student), policy, bytes.value, placement.packs_inputs()) *
-      tokens;
+      saved_per_token(models::build(student), policy, bytes.value, placement.packs_inputs) * tokens;
 
   MemoryPlan plan;
   plan.bytes.emplace_back(gpu ? "CUDA" : "program and data", gpu ? kCuda : kProgram);
@@ -172,18 +171,22 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   return plan;
 }
 
-std::int64_t fitting_micro_batch(const models::ModelConfig& student,
-                                 const models::ModelConfig* teacher, TrainConfig config,
-                                 const models::Placement& placement, double room,
-                                 std::int64_t epoch_tokens, const quantize::Policy& policy) {
-  std::int64_t micro = config.batch_sequences;
-  for (; micro > 1; --micro) {
-    if (config.batch_sequences % micro != 0) continue;
+Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
+               TrainConfig config, models::Placement placement, double room,
+               std::int64_t epoch_tokens, const quantize::Policy& policy) {
+  const bool given = config.micro_sequences > 0;
+  std::int64_t micro = given ? config.micro_sequences : config.batch_sequences;
+  for (; micro > 0; --micro) {
+    if (!given && config.batch_sequences % micro != 0) continue;
     config.micro_sequences = micro;
-    if (plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <= room)
-      break;
+    for (const bool packs : {false, true}) {
+      placement.packs_inputs = packs;
+      if (plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <= room)
+        return {micro, packs};
+    }
+    if (given) break;
   }
-  return micro;
+  return {std::max<std::int64_t>(micro, 1), true};
 }
 
 }  // namespace qad::distill

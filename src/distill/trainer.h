@@ -112,12 +112,15 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, const models::Placement& placement,
                        std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {});
-// The most sequences a micro-batch, of those that divide the batch evenly, that fit into `room`
-// bytes; 1 if none does.
-std::int64_t fitting_micro_batch(const models::ModelConfig& student,
-                                 const models::ModelConfig* teacher, TrainConfig config,
-                                 const models::Placement& placement, double room,
-                                 std::int64_t epoch_tokens = 0,
-                                 const quantize::Policy& policy = {});
+// How a step fits into `room` bytes of a GPU: the most sequences a micro-batch, of those that
+// divide the batch evenly (or config.micro_sequences, if given), with inputs packed if they fit
+// only so. Where nothing fits: one sequence, packed.
+struct Fit {
+  std::int64_t micro_sequences = 1;
+  bool packs_inputs = false;
+};
+Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
+               TrainConfig config, models::Placement placement, double room,
+               std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {});
 
 }  // namespace qad::distill

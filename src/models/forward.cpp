@@ -52,7 +52,7 @@ at::Tensor input_of(const Linear& l, const at::Tensor& like, const Observer& obs
 // x as input_of made it.
 at::Tensor apply(const Model& model, const Linear& l, const at::Tensor& x) {
   const at::Tensor bias = l.bias ? l.bias->value : at::Tensor();
-  if (!model.placement.packs_inputs() || !l.quant || !l.quant->input_global)
+  if (!model.placement.packs_inputs || !l.quant || !l.quant->input_global)
     return ops::linear(x, l.weight.value, bias);
   const ops::Quantizer q{*l.quant->input_global, l.quant->input_rule, l.quant->clipped};
   return ops::linear(x, l.weight.value, bias, &q);

@@ -79,10 +79,9 @@ struct Layer {
 struct Placement {
   at::Device device = at::kCPU;
   at::ScalarType type = at::kFloat;
-  // Whether quantised linears keep their inputs packed from forward to backward. A GPU's memory is
-  // what limits a batch: a sixth of the peak goes, for 5 to 6 % of a step (H200, 135M and 0.5B). On
-  // a CPU it is time that is short.
-  bool packs_inputs() const { return !device.is_cpu(); }
+  // Whether quantised linears keep their inputs packed from forward to backward: a sixth of a GPU's
+  // peak goes, for 5 to 6 % of a step (H200, 135M and 0.5B), so only where memory is short.
+  bool packs_inputs = false;
 };
 // "cpu" or "cuda", for planning.
 Placement placement_named(const std::string& device);

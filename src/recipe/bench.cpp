@@ -123,19 +123,27 @@ std::vector<std::string> bench_shapes() {
 }
 
 BenchResult bench(const BenchOptions& options) {
-  const models::Placement placement = models::placement_of(options.device);
+  models::Placement placement = models::placement_of(options.device);
   const bool gpu = !placement.device.is_cpu();
   distill::TrainConfig config = options.train;
   config.keep_best = 0;
   BenchResult result;
   result.machine = models::machine_name(placement.device);
   const models::ModelConfig shape = config_of(options.model);
-  const double room = gpu ? models::memory_of(placement.device).free : 0;
-  if (gpu && config.micro_sequences == 0)
-    config.micro_sequences =
-        distill::fitting_micro_batch(shape, &shape, config, placement, 0.95 * room);
+  quantize::Policy policy = quantize::preset("nvfp4");
+  if (!options.quantize) {
+    policy.rules.push_back({"*", false, "--no-quantize"});
+    policy.activations = false;
+  }
+  if (gpu) {
+    const double room = 0.95 * models::memory_of(placement.device).free;
+    const distill::Fit fit = distill::fit_memory(shape, &shape, config, placement, room, 0, policy);
+    config.micro_sequences = fit.micro_sequences;
+    placement.packs_inputs = fit.packs_inputs || options.pack;
+  }
   result.micro_sequences = config.micro_sequences;
-  result.plan = distill::plan_memory(shape, &shape, config, placement);
+  result.packs_inputs = placement.packs_inputs;
+  result.plan = distill::plan_memory(shape, &shape, config, placement, 0, policy);
   result.product_flops = product_flops(placement);
 
   const models::Model teacher = random_model(shape, placement);
@@ -144,10 +152,8 @@ BenchResult bench(const BenchOptions& options) {
   std::vector<at::Tensor> originals = values_of(student);
   const data::Stream stream = random_stream(shape.vocabulary, config.seq_len,
                                             std::max<std::int64_t>(8, config.batch_sequences));
-  quantize::Policy policy = quantize::preset("nvfp4");
-  if (!options.quantize) policy.rules.push_back({"*", false, "--no-quantize"});
   std::vector<float> amax;
-  if (options.quantize) amax = quantize::calibrate(student, {stream.batch(0, 1).tokens});
+  if (policy.activations) amax = quantize::calibrate(student, {stream.batch(0, 1).tokens});
   quantize::quantize(student, policy, amax);
 
   constexpr std::int64_t kWarmUp = 3;

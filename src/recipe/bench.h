@@ -18,6 +18,7 @@ struct BenchOptions {
   std::string model = "smollm2-135m", device = "cpu";
   distill::TrainConfig train;  // steps is the number that is timed
   bool quantize = true;
+  bool pack = false;  // inputs, also where memory is not short
 };
 
 struct BenchResult {
@@ -27,6 +28,7 @@ struct BenchResult {
   double tokens_per_second = 0;  // median of the steps
   double seconds_per_step = 0;
   std::int64_t micro_sequences = 0;
+  bool packs_inputs = false;
   distill::MemoryPlan plan;
   double peak_bytes = 0;            // on a GPU
   std::vector<OperatorTime> times;  // of one more step, watched

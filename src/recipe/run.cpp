@@ -134,23 +134,27 @@ std::int64_t tokens_of(const std::vector<data::Source>& sources) {
 // micro-batch that the recipe leaves open is the largest that fits; room 0: not known, the whole
 // batch. `epoch_tokens` as plan_memory wants them.
 distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConfig& student,
-                                   const models::ModelConfig& teacher,
-                                   const models::Placement& placement, std::int64_t epoch_tokens,
-                                   double room) {
+                                   const models::ModelConfig& teacher, models::Placement& placement,
+                                   std::int64_t epoch_tokens, double room) {
   distill::TrainConfig config = train_config_of(recipe);
   if (recipe.method == "ptq") return config;
   const bool gpu = !placement.device.is_cpu();
-  if (gpu && config.micro_sequences == 0 && room > 0)
-    config.micro_sequences = distill::fitting_micro_batch(student, &teacher, config, placement,
-                                                          0.95 * room, epoch_tokens);
+  const quantize::Policy policy = policy_of(recipe);
+  if (gpu && room > 0) {
+    const distill::Fit fit = distill::fit_memory(student, &teacher, config, placement, 0.95 * room,
+                                                 epoch_tokens, policy);
+    config.micro_sequences = fit.micro_sequences;
+    placement.packs_inputs = fit.packs_inputs;
+  }
   const distill::MemoryPlan plan =
-      distill::plan_memory(student, &teacher, config, placement, epoch_tokens);
+      distill::plan_memory(student, &teacher, config, placement, epoch_tokens, policy);
   for (const auto& [what, bytes] : plan.bytes)
     note("memory      {:<28} {:>10}", what, human_bytes(bytes));
   note("memory      {:<28} {:>10}{}", gpu ? "expected on the GPU" : "expected at the peak",
        human_bytes(plan.total()), room > 0 ? " of " + human_bytes(room) : "");
   if (config.micro_sequences > 0 && config.micro_sequences < config.batch_sequences)
     note("micro-batch {} of {} sequences", config.micro_sequences, config.batch_sequences);
+  if (placement.packs_inputs) note("memory      is short: inputs are packed for the backward pass");
   return config;
 }
 
@@ -258,8 +262,9 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   describe(outcome, student.model, policy);
 
   DataSets sets = read_data(recipe, student.tokenizer);
-  const distill::TrainConfig config = plan_training(
-      recipe, student.model.config, teacher.model.config, placement, tokens_of(sets.train), room);
+  const distill::TrainConfig config =
+      plan_training(recipe, student.model.config, teacher.model.config, student.model.placement,
+                    tokens_of(sets.train), room);
   outcome.teacher = measure("BF16", teacher.model, &teacher.model, sets.test);
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
 
@@ -300,8 +305,8 @@ void plan(const Recipe& recipe) {
       recipe.train.cache_teacher && recipe.method != "ptq"
           ? tokens_of(read_data(recipe, text::tokenizer_of(checkpoint::open(recipe.model))).train)
           : 0;
-  plan_training(recipe, student.config, teacher, models::placement_named(recipe.device),
-                epoch_tokens, 0);
+  models::Placement placement = models::placement_named(recipe.device);
+  plan_training(recipe, student.config, teacher, placement, epoch_tokens, 0);
 }
 
 }  // namespace qad::recipe
