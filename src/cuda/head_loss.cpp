@@ -22,8 +22,8 @@ using at::Tensor;
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Buffers of a chunk stay below this. Each chunk adds to d_weight, reading and writing all of it,
-// so chunks should be as tall as memory allows.
-constexpr std::int64_t kChunkBytes = std::int64_t{2} << 30;
+// so chunks should be as tall as memory allows; beyond some 4000 tokens that no longer shows.
+constexpr std::int64_t kChunkBytes = std::int64_t{4} << 30;
 
 // Hidden states and output matrix of one model.
 struct Side {

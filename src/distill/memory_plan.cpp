@@ -28,7 +28,7 @@ constexpr double kProgram = 136 << 20;
 constexpr double kLogits = 64 << 20, kLogitTokens = 1024;
 // On a GPU: CUDA's context with cuBLAS's and cuDNN's workspaces, and the chunks of logits that
 // cuda/head_loss.cpp keeps.
-constexpr double kCuda = 900 << 20, kCudaLogits = 2048.0 * (1 << 20);
+constexpr double kCuda = 900 << 20, kCudaLogits = 4096.0 * (1 << 20);
 
 // Floats a token that the operators save between forward and backward (given to record in
 // src/ops): both norms their input, each linear its (quantised) input, attention the rotated q, k,

@@ -33,7 +33,7 @@ struct HeadOutputs {
 
 // Gradients flow to student_hidden and student_weight. `normalizer` is usually the number of target
 // tokens of the whole optimiser step, so that micro-batches add up. `chunk_tokens` 0: as many as
-// keep the logits within 64 MB (on a GPU: 2 GB). `bf16_logits`, on a GPU with BF16 hidden states
+// keep the logits within 64 MB (on a GPU: 4 GB). `bf16_logits`, on a GPU with BF16 hidden states
 // alone and an Error elsewhere: both logits are rounded to BF16 where a product writes them, which
 // saves memory traffic and costs KL (NUMERICS.md, 5). The gradients are made here and handed over
 // by the backward pass; a second one throws unless the graph is retained.
