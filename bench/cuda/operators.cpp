@@ -132,21 +132,24 @@ void attention(const Card& card, const Model& m, std::int64_t document, std::int
   });
 }
 
-void head(const Card& card, std::int64_t chunk, bool gradient) {
-  const double T = kTokens, H = kHidden, V = kVocabulary;
-  const Tensor student = bf16({kTokens, kHidden}),
-               teacher = student + bf16({kTokens, kHidden}, 0.1);
-  const Tensor weight = bf16({kVocabulary, kHidden}, 0.05);
+void head(const Card& card, std::int64_t hidden, std::int64_t vocabulary, bool gradient,
+          bool bf16_logits) {
+  const double T = kTokens, H = static_cast<double>(hidden), V = static_cast<double>(vocabulary);
+  const Tensor student = bf16({kTokens, hidden}), teacher = student + bf16({kTokens, hidden}, 0.1);
+  const Tensor weight = bf16({vocabulary, hidden}, 0.05);
   const Tensor labels =
-      at::randint(0, kVocabulary, {kTokens}, at::TensorOptions(at::kCUDA).dtype(at::kLong));
+      at::randint(0, vocabulary, {kTokens}, at::TensorOptions(at::kCUDA).dtype(at::kLong));
   const Tensor weights = at::ones({kTokens}, at::kCUDA);
   c10::List<double> losses;
   qad::ops::LossWeights w;
   qad::ops::for_each_loss(w, [&](const char*, double x) { losses.push_back(x); });
-  line(card, fmt::format("head_loss chunk {}{}", chunk, gradient ? "" : ", no gradient").c_str(), 0,
-       2 * T * H * V * (gradient ? 4 : 2), [&] {
+  line(card,
+       fmt::format("{} head_loss{}{}", hidden, bf16_logits ? ", BF16 logits" : "",
+                   gradient ? "" : ", no gradient")
+           .c_str(),
+       0, 2 * T * H * V * (gradient ? 4 : 2), [&] {
          call("qad::head_loss", {student, weight, teacher, weight, labels, weights, losses, T,
-                                 chunk, gradient, gradient});
+                                 std::int64_t{0}, gradient, gradient, bf16_logits});
        });
 }
 
@@ -187,8 +190,9 @@ int main(int argc, char** argv) {
   for (const Model& m : {middle, large})
     for (const std::int64_t document : {1024, 4096})
       for (const std::int64_t more : {0, 1}) attention(card, m, document, document + more);
-  head(card, 0, true);
-  head(card, 4096, true);
-  head(card, 0, false);
+  for (const auto& [hidden, vocabulary] : {std::pair(576, 49152), {kHidden, kVocabulary}})
+    for (const bool bf16_logits : {false, true})
+      for (const bool gradient : {true, false})
+        head(card, hidden, vocabulary, gradient, bf16_logits);
   return 0;
 }

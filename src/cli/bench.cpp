@@ -15,7 +15,7 @@ namespace {
 struct Options {
   recipe::BenchOptions bench;
   ComputeOptions compute;
-  std::string states = "fp32", gradients = "fp32";
+  std::string states = "fp32", gradients = "fp32", logits = "fp32";
   bool plain = false, json = false;
 };
 
@@ -31,6 +31,7 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
           {"packs_inputs", r.packs_inputs},
           {"optimizer_states", o.states},
           {"gradients", o.gradients},
+          {"logits", o.logits},
           {"tokens_per_second", r.tokens_per_second},
           {"seconds_per_step", r.seconds_per_step},
           {"product_flops", r.product_flops},
@@ -86,6 +87,7 @@ void add_bench(CLI::App& app) {
                  "sequences a micro-batch; 0: as many as fit");
   command.choice("--optimizer-states", o->states, {"fp32", "bf16", "int8"}, "AdamW's moments");
   command.choice("--gradients", o->gradients, {"fp32", "bf16"}, "on a GPU");
+  command.choice("--logits", o->logits, {"fp32", "bf16"}, "on a GPU");
   command.flag("--no-quantize", o->plain, "without NVFP4, to see what it costs");
   command.flag("--pack-inputs", o->bench.pack,
                "keep inputs packed for the backward pass, also where memory is not short");
@@ -97,6 +99,9 @@ void add_bench(CLI::App& app) {
     o->bench.quantize = !o->plain;
     o->bench.train.optimizer_states = recipe::state_type_of(o->states);
     o->bench.train.bf16_gradients = o->gradients == "bf16";
+    o->bench.train.bf16_logits = o->logits == "bf16";
+    check(o->compute.device != "cpu" || (o->gradients == "fp32" && o->logits == "fp32"), "bench",
+          "--gradients, --logits: bf16 is for --device cuda");
     const recipe::BenchResult r = recipe::bench(o->bench);
     if (o->json)
       fmt::print("{}\n", as_json(*o, r).dump(2));

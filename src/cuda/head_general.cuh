@@ -1,25 +1,27 @@
-// Divergences other than forward KL at temperature 1, for a block and its row: one or two passes
+// Divergences other than forward KL at temperature 1, for a row: one or two passes
 // more than the usual losses need.
 #pragma once
 
 #include "cuda/head_row.cuh"
+#include "cuda/head_softmax.cuh"
 
 namespace qad::cuda {
 
-// Sums at another temperature, the maxima known; uses sums 3 to 5.
-__device__ inline Softmaxes at_temperature(const Row& row, Softmaxes cold, float inverse,
-                                           Scratch& scratch) {
+// Sums at another temperature, the maxima known; uses sums 0 to 2.
+template <class T>
+__device__ Softmaxes at_temperature(const Row<T>& row, Softmaxes cold, float inverse,
+                                    Scratch& scratch) {
   float s_sum = 0, t_sum = 0, cross = 0;
-  row.each([&](int, const float* s, const float* t, int width) {
-    for (int k = 0; k < width; ++k) {
+  row.each([&]<int N>(int, const float(&s)[N], const float(&t)[N]) {
+    for (int k = 0; k < N; ++k) {
       const float a = (s[k] - cold.s_max) * inverse, b = (t[k] - cold.t_max) * inverse;
       const float p = expf(b);
       s_sum += expf(a), t_sum += p, cross += p * (b - a);
     }
   });
-  cold.s_sum = block_sum<double>(s_sum, scratch.sums[3]);
-  cold.t_sum = block_sum<double>(t_sum, scratch.sums[4]);
-  cold.cross = block_sum<double>(cross, scratch.sums[5]);
+  cold.s_sum = row_sum(s_sum, scratch, 0);
+  cold.t_sum = row_sum(t_sum, scratch, 1);
+  cold.cross = row_sum(cross, scratch, 2);
   return cold;
 }
 
@@ -34,11 +36,11 @@ struct Token {
   }
 };
 
-// Returns the loss without cross-entropy. Takes the sums 0 and 1 again: `combine` has been read,
-// barriers ago.
-template <class G>
-__device__ double general(const Row& row, const ops::LossWeights& w, const Softmaxes& cold,
-                          std::int64_t label, double scale, G* gradient, Scratch& scratch) {
+// Returns the loss without cross-entropy.
+template <class T, class G>
+__device__ double general(Row<T>& row, const ops::LossWeights& w, const Softmaxes& cold,
+                          const Gradient<G>& gradient, Scratch& scratch) {
+  const double scale = gradient.scale;
   const double tau = w.temperature;
   const float inverse = static_cast<float>(1 / tau);
   const Softmaxes warm = at_temperature(row, cold, inverse, scratch);
@@ -47,18 +49,18 @@ __device__ double general(const Row& row, const ops::LossWeights& w, const Softm
     return Token(s, t, warm, inverse, static_cast<float>(log_s), static_cast<float>(log_t));
   };
   float reverse = 0, student = 0, teacher = 0, squares = 0;
-  row.each([&](int, const float* s, const float* t, int width) {
-    for (int k = 0; k < width; ++k) {
+  row.each([&]<int N>(int, const float(&s)[N], const float(&t)[N]) {
+    for (int k = 0; k < N; ++k) {
       const Token x = token(s[k], t[k]);
       reverse += x.q * x.d, student += x.q * x.u, teacher += x.p * (x.u - x.d);
       squares += (s[k] - t[k]) * (s[k] - t[k]);
     }
   });
-  const double mean_d = block_sum<double>(reverse, scratch.sums[6]);
-  const double mean_u = block_sum<double>(student, scratch.sums[7]);
-  const double mixture = mean_u + block_sum<double>(teacher, scratch.sums[0]);
-  const double distance = block_sum<double>(squares, scratch.sums[1]) / row.n;
-  if (gradient) {
+  const double mean_d = row_sum(reverse, scratch, 3);
+  const double mean_u = row_sum(student, scratch, 4);
+  const double mixture = mean_u + row_sum(teacher, scratch, 5);
+  const double distance = row_sum(squares, scratch, 6) / row.n;
+  if (gradient.to) {
     const float fk = static_cast<float>(scale * tau * w.forward_kl);
     const float rk = static_cast<float>(scale * tau * w.reverse_kl);
     const float js = static_cast<float>(scale * tau * 0.5 * w.jensen_shannon);
@@ -66,7 +68,7 @@ __device__ double general(const Row& row, const ops::LossWeights& w, const Softm
     const float ce = static_cast<float>(scale * w.cross_entropy / cold.s_sum);
     const float d0 = static_cast<float>(mean_d), u0 = static_cast<float>(mean_u);
     const float one_hot = static_cast<float>(scale * w.cross_entropy);
-    write_gradient(row, gradient, label, one_hot, [&](float s, float t) {
+    write_gradient(row, gradient, one_hot, [&](float s, float t) {
       const Token x = token(s, t);
       float g = fk * (x.q - x.p) + rk * x.q * (x.d - d0) + js * x.q * (x.u - u0) + mse * (s - t);
       if (ce != 0) g += ce * expf(s - cold.s_max);

@@ -1,7 +1,8 @@
 // The distillation head on CUDA: chunks of tokens go through both output matrices (cuBLAS, FP32
-// results), the rows' kernel and back. Logits and sums are FP32; with BF16 inputs the gradient of a
-// chunk's logits is rounded to BF16, one by one, for the two products that take it back. Nothing
-// waits for the device: positions of weight 0 are computed along and count nothing.
+// results), the rows' kernel and back. Logits are FP32, or BF16 if asked for (NUMERICS.md, 5), sums
+// and formulas FP32 and more; with BF16 inputs the gradient of a chunk's logits is rounded to BF16,
+// one by one, for the two products that take it back. Nothing waits for the device: positions of
+// weight 0 are computed along and count nothing.
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -21,16 +22,16 @@ using at::Tensor;
 using Outputs = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Buffers of a chunk stay below this. Each chunk adds to d_weight, reading and writing all of it,
-// so chunks should be as tall as memory allows.
-constexpr std::int64_t kChunkBytes = std::int64_t{2} << 30;
+// so chunks should be as tall as memory allows; beyond some 4000 tokens that no longer shows.
+constexpr std::int64_t kChunkBytes = std::int64_t{4} << 30;
 
 // Hidden states and output matrix of one model.
 struct Side {
   Tensor hidden, weight;
-  // logits = hidden[begin, begin + n) weight^T, FP32.
+  // logits = hidden[begin, begin + n) weight^T, summed in FP32.
   void logits(std::int64_t begin, std::int64_t n, Tensor to) const {
     const Tensor h = hidden.narrow(0, begin, n);
-    if (h.scalar_type() == at::kFloat)
+    if (h.scalar_type() == to.scalar_type())
       at::mm_out(to, h, weight.t());
     else
       at::mm_out(to, h, weight.t(), at::kFloat);
@@ -57,7 +58,8 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
                        const std::optional<Tensor>& teacher_hidden,
                        const std::optional<Tensor>& teacher_weight, const Tensor& labels,
                        const Tensor& weights, at::ArrayRef<double> loss_weights, double normalizer,
-                       std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad) {
+                       std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad,
+                       bool bf16_logits) {
   const Side student = side(student_hidden, student_weight, "student");
   const bool has_teacher = teacher_hidden.has_value();
   check(has_teacher == teacher_weight.has_value(), "head_loss",
@@ -75,10 +77,14 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
   check_size(weight.numel(), tokens, "head_loss", "number of weights");
 
   const Launch launch(student.hidden, "head_loss");
-  const bool bf16 = student.hidden.scalar_type() == at::kBFloat16;
+  const auto is_bf16 = [](const Side& s) { return s.hidden.scalar_type() == at::kBFloat16; };
+  const bool bf16 = is_bf16(student);
+  check(!bf16_logits || (bf16 && (!has_teacher || is_bf16(teacher))), "head_loss",
+        "bf16_logits: expected hidden states in bfloat16, found float32");
   const bool gradient = hidden_grad || weight_grad;
   const std::int64_t stride = (vocabulary + 7) / 8 * 8;  // rows start at 16 bytes in both types
-  const std::int64_t bytes = 4 + (has_teacher ? 4 : 0) + (gradient && bf16 ? 2 : 0);
+  const bool apart = gradient && bf16 && !bf16_logits;   // else the gradient is made in place
+  const std::int64_t bytes = (bf16_logits ? 2 : 4) * (has_teacher ? 2 : 1) + (apart ? 2 : 0);
   const std::int64_t fit = std::max<std::int64_t>(kChunkBytes / (bytes * stride) / 128 * 128, 128);
   const std::int64_t chunk = std::clamp<std::int64_t>(chunk_tokens > 0 ? chunk_tokens : fit, 1,
                                                       std::max<std::int64_t>(tokens, 1));
@@ -86,8 +92,9 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
   const auto rows_of = [&](at::TensorOptions o) {
     return at::empty({chunk, stride}, o).narrow(1, 0, vocabulary);
   };
-  const Tensor s_logits = rows_of(floats), t_logits = has_teacher ? rows_of(floats) : Tensor();
-  const Tensor d_logits = gradient && bf16 ? rows_of(options) : s_logits;  // FP32: in place
+  const auto logits = bf16_logits ? options : floats;
+  const Tensor s_logits = rows_of(logits), t_logits = has_teacher ? rows_of(logits) : Tensor();
+  const Tensor d_logits = apart ? rows_of(options) : s_logits;
   const Tensor metrics = at::empty({4, tokens}, floats);
   const Tensor losses = at::empty({tokens}, options.dtype(at::kDouble));
   const Tensor d_hidden = hidden_grad ? at::empty_like(student.hidden) : Tensor();
@@ -98,8 +105,9 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
     const std::int64_t n = std::min(chunk, tokens - begin);
     student.logits(begin, n, s_logits.narrow(0, 0, n));
     if (has_teacher) teacher.logits(begin, n, t_logits.narrow(0, 0, n));
-    head_rows({.student = s_logits.const_data_ptr<float>(),
-               .teacher = has_teacher ? t_logits.const_data_ptr<float>() : nullptr,
+    head_rows({.type = bf16_logits ? Type::bf16 : Type::f32,
+               .student = s_logits.const_data_ptr(),
+               .teacher = has_teacher ? t_logits.const_data_ptr() : nullptr,
                .rows = n,
                .vocabulary = vocabulary,
                .stride = stride,
@@ -113,8 +121,7 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
                .teacher_ce = m + 2 * tokens + begin,
                .agree = m + 3 * tokens + begin,
                .gradient = gradient ? d_logits.data_ptr() : nullptr,
-               .gradient_type = bf16 ? Type::bf16 : Type::f32,
-               .gradient_stride = stride},
+               .gradient_type = bf16 ? Type::bf16 : Type::f32},
               launch.stream());
     launch.done();
     const Tensor d = d_logits.narrow(0, 0, n);

@@ -89,8 +89,9 @@ void attention_backward(Type type, const AttentionShape& shape, const void* grad
 
 // Rows of logits of the head, and what becomes of them.
 struct HeadRows {
-  const float* student;  // [rows, vocabulary] with `stride`, a multiple of 4; 16-byte aligned
-  const float* teacher;  // null: none
+  Type type;            // of the logits
+  const void* student;  // [rows, vocabulary] with `stride`, a multiple of 8; 16-byte aligned
+  const void* teacher;  // null: none
   std::int64_t rows, vocabulary, stride;
   const std::int64_t* labels;  // [rows], as all below
   const float* weights;
@@ -98,9 +99,9 @@ struct HeadRows {
   double normalizer;
   double* loss;  // weight * loss of each row
   float *kl, *ce, *teacher_ce, *agree;
-  void* gradient;  // of the sum of `loss` over normalizer; null: not wanted; may be `student`
-  Type gradient_type;
-  std::int64_t gradient_stride;  // a multiple of 4
+  // Of the sum of `loss` over normalizer, with `stride`; null: not wanted; may be `student`.
+  void* gradient;
+  Type gradient_type;  // bf16 where `type` is
 };
 void head_rows(const HeadRows& rows, cudaStream_t stream);
 

@@ -33,7 +33,7 @@ constexpr double kLogits = 64 << 20, kLogitTokens = 1024;
 // asks how much memory is free.
 constexpr double kCuda = 64 << 20;
 // What cuda/head_loss.cpp keeps of logits at a time: chunks of a multiple of 128 tokens.
-constexpr double kCudaLogits = 2048.0 * (1 << 20);
+constexpr double kCudaLogits = 4096.0 * (1 << 20);
 
 // Bytes a token that the operators save between forward and backward (given to record in src/ops):
 // norms their input and a float a row; each linear its input, as it is or packed; attention the
@@ -135,7 +135,10 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
     // The head's gradient is FP32 as it is made; a tied embedding's own is one more of its size.
     const double all = n * bytes.gradient, of_head = head * kFloat;
     const double earlier = micro < config.batch_sequences ? all : 0;
-    const double row = vocabulary * ((teacher != nullptr ? 2 : 1) * kFloat + bytes.value);
+    // BF16 logits make room for their gradient themselves.
+    const double logits = config.bf16_logits ? bytes.value : kFloat;
+    const double row = vocabulary * ((teacher != nullptr ? 2 : 1) * logits +
+                                     (config.bf16_logits ? 0 : bytes.value));
     const double rows =
         std::min(tokens, std::max(128.0, std::floor(kCudaLogits / row / 128) * 128));
     const double passing = static_cast<double>(passing_per_token(student)) * tokens * bytes.value;

@@ -67,7 +67,8 @@ Json to_json(const TrainConfig& c) {
               {"keep_best", c.keep_best},
               {"cache_teacher", c.cache_teacher},
               {"optimizer_states", name_of(c.optimizer_states)},
-              {"gradients", c.bf16_gradients ? "bf16" : "fp32"}};
+              {"gradients", c.bf16_gradients ? "bf16" : "fp32"},
+              {"logits", c.bf16_logits ? "bf16" : "fp32"}};
   for_each_loss(c.loss, [&](const char* name, double w) { out[std::string("loss.") + name] = w; });
   return out;
 }

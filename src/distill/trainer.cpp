@@ -125,7 +125,8 @@ ops::HeadOutputs Trainer::Impl::head(const data::Batch& batch, const at::Tensor&
   const at::Tensor hidden = models::head_input(student, models::forward(student, batch.tokens));
   return ops::head_loss({hidden, student.head_weight(), teacher_hidden, teacher.head_weight(),
                          batch.labels, batch.weights},
-                        config.loss, normalizer);
+                        config.loss, normalizer, 0,
+                        config.bf16_logits && at::GradMode::is_enabled());
 }
 
 void Trainer::Impl::out_of_memory(const std::string& why) const {

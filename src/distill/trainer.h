@@ -29,6 +29,7 @@ struct TrainConfig {
   Schedule schedule = Schedule::cosine;
   StateType optimizer_states = StateType::fp32;
   bool bf16_gradients = false;  // on a GPU; else FP32
+  bool bf16_logits = false;     // on a GPU, while training; validation's are FP32
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
   ops::LossWeights loss;
   std::uint64_t seed = 0;

@@ -70,7 +70,10 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
                       const std::optional<Tensor>& teacher_hidden,
                       const std::optional<Tensor>& teacher_weight, const Tensor& labels,
                       const Tensor& weights, at::ArrayRef<double> loss_weights, double normalizer,
-                      std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad) {
+                      std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad,
+                      bool bf16_logits) {
+  check(!bf16_logits, "head_loss",
+        "bf16_logits: a CPU keeps logits in float32; expected false, found true");
   HeadInputs in{student_hidden.contiguous(),
                 student_weight.contiguous(),
                 teacher_hidden.value_or(Tensor()),
@@ -149,7 +152,8 @@ TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def(
       "head_loss(Tensor student_hidden, Tensor student_weight, Tensor? teacher_hidden, Tensor? "
       "teacher_weight, Tensor labels, Tensor weights, float[] loss_weights, float normalizer, int "
-      "chunk_tokens, bool hidden_grad, bool weight_grad) -> (Tensor loss, Tensor kl, Tensor ce, "
+      "chunk_tokens, bool hidden_grad, bool weight_grad, bool bf16_logits) -> (Tensor loss, Tensor "
+      "kl, Tensor ce, "
       "Tensor teacher_ce, Tensor agree, Tensor d_hidden, Tensor d_weight)");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
@@ -157,7 +161,7 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
 }
 
 Outputs forward(const HeadInputs& in, const LossWeights& loss, double normalizer,
-                std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad) {
+                std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad, bool bf16_logits) {
   static const auto op = find_op<decltype(head_loss_cpu)>("qad::head_loss");
   const auto optional = [](const Tensor& t) {
     return t.defined() ? std::optional(t) : std::nullopt;
@@ -165,17 +169,17 @@ Outputs forward(const HeadInputs& in, const LossWeights& loss, double normalizer
   const at::Device device = in.student_hidden.device();
   return call_kernel(op, in.student_hidden, in.student_weight, optional(in.teacher_hidden),
                      optional(in.teacher_weight), in.labels.to(device), in.weights.to(device),
-                     pack(loss), normalizer, chunk_tokens, hidden_grad, weight_grad);
+                     pack(loss), normalizer, chunk_tokens, hidden_grad, weight_grad, bf16_logits);
 }
 
 }  // namespace
 
 HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double normalizer,
-                      std::int64_t chunk_tokens) {
+                      std::int64_t chunk_tokens, bool bf16_logits) {
   const bool record_it = recording({&in.student_hidden, &in.student_weight});
   auto [value, kl, ce, teacher_ce, agree, d_hidden, d_weight] =
       forward(in, loss, normalizer, chunk_tokens, record_it && in.student_hidden.requires_grad(),
-              record_it && in.student_weight.requires_grad());
+              record_it && in.student_weight.requires_grad(), bf16_logits);
   if (record_it)
     record("head_loss", value, {in.student_hidden, in.student_weight}, {d_hidden, d_weight},
            [](const Tensor& grad, Tensors gradients) {

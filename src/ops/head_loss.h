@@ -1,5 +1,6 @@
 // Output heads and distillation loss as one operator over chunks of tokens: both logits of a chunk,
-// divergence, gradient, gone. Whole logits never exist (design decision 8); FP32 throughout.
+// divergence, gradient, gone. Whole logits never exist (design decision 8); FP32 throughout,
+// unless BF16 logits are asked for.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,9 +33,11 @@ struct HeadOutputs {
 
 // Gradients flow to student_hidden and student_weight. `normalizer` is usually the number of target
 // tokens of the whole optimiser step, so that micro-batches add up. `chunk_tokens` 0: as many as
-// keep the logits within 64 MB. The gradients are made here and handed over by the backward pass; a
-// second one throws unless the graph is retained.
+// keep the logits within 64 MB (on a GPU: 4 GB). `bf16_logits`, on a GPU with BF16 hidden states
+// alone and an Error elsewhere: both logits are rounded to BF16 where a product writes them, which
+// saves memory traffic and costs KL (NUMERICS.md, 5). The gradients are made here and handed over
+// by the backward pass; a second one throws unless the graph is retained.
 HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double normalizer,
-                      std::int64_t chunk_tokens = 0);
+                      std::int64_t chunk_tokens = 0, bool bf16_logits = false);
 
 }  // namespace qad::ops

@@ -287,6 +287,8 @@ void validate(const Recipe& r) {
   require(r.calibration.sequences > 0, "calibration.sequences", "must be at least 1");
   require(r.device != "cpu" || r.train.gradients == "fp32", "train.gradients",
           "bf16 is for device: cuda");
+  require(r.device != "cpu" || r.train.logits == "fp32", "train.logits",
+          "bf16 is for device: cuda");
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");
   require(r.quantize.input_headroom >= 1, "quantize.input_headroom",
           "must be at least 1 (clipping is ruinous)");

@@ -105,6 +105,7 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.cache_teacher = t.cache_teacher;
   c.optimizer_states = state_type_of(t.optimizer_states);
   c.bf16_gradients = t.gradients == "bf16";
+  c.bf16_logits = t.logits == "bf16";
   c.seed = static_cast<std::uint64_t>(recipe.seed);
   c.state_folder = fs::path(recipe.output) / "state";
   c.loss = recipe.loss;

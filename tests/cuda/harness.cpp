@@ -17,6 +17,7 @@ std::vector<at::Tensor> call(const std::string& name, std::vector<at::IValue> st
 }
 
 at::IValue on_gpu(const Argument& a, at::ScalarType type) {
+  if (!a.on_gpu.isNone()) return a.on_gpu;
   if (a.value.isTensorList()) {
     std::vector<at::Tensor> list;
     for (const at::Tensor& t : a.value.toTensorVector()) list.push_back(t.to(at::kCUDA, type));

@@ -20,6 +20,7 @@ struct Argument {
   // In place: compared afterwards, as a result behind those that are returned; to the bit where
   // the case gives it no tolerance.
   bool changes = false;
+  at::IValue on_gpu = {};  // there instead of `value`: what only a GPU takes
 };
 Argument values(const at::Tensor& t);
 Argument values(const std::vector<at::Tensor>& list);

@@ -203,6 +203,7 @@ TEST(HeadLoss, RefusesWrongInputs) {
   refused([](HeadInputs& in) { in.weights = at::ones({3}); });
   refused([](HeadInputs& in) { in.student_hidden = random({4, 9}); });
   refused([](HeadInputs&) {}, {.temperature = 0});
+  EXPECT_THROW(ops::head_loss(good, {}, 1, 0, true), Error);  // BF16 logits, on a CPU
 }
 
 // A retained graph gives the same gradients again; a spent one says so.
