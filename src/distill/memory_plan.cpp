@@ -162,7 +162,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("activations", worst.activations);
   plan.bytes.emplace_back("gradients", worst.gradients);
   plan.bytes.emplace_back("loss", worst.loss);
-  if (config.cache_teacher && teacher != nullptr) {
+  if (config.cache_teacher && config.cache_folder.empty() && teacher != nullptr) {
     const double all =
         static_cast<double>(config.steps) * static_cast<double>(config.batch_sequences) * seq_len;
     const double cached = epoch_tokens > 0 ? std::min(all, static_cast<double>(epoch_tokens)) : all;

@@ -79,7 +79,10 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
   const auto hex = [](std::uint64_t h) { return fmt::format("{:016x}", h); };
   Json out = to_json(config);
   out["device"] = at::DeviceTypeName(student.placement.device.type(), true);
-  out["threads"] = at::get_num_threads();
+  if (student.placement.device.is_cpu())
+    out["threads"] = at::get_num_threads();
+  else
+    out.erase("micro_sequences");  // what fits beside a GPU's other users; the step is the same
   out["model"] = hex(fingerprint(masters));
   if (teacher != nullptr) {
     std::vector<at::Tensor> values;

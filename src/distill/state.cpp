@@ -11,8 +11,6 @@
 
 namespace qad::distill {
 
-namespace {
-
 checkpoint::DType dtype_of(const at::Tensor& t) {
   switch (t.scalar_type()) {
     case at::kFloat:
@@ -26,8 +24,6 @@ checkpoint::DType dtype_of(const at::Tensor& t) {
            c10::toString(t.scalar_type()));
   }
 }
-
-}  // namespace
 
 void save_state(const fs::path& folder, const Json& about, const NamedTensors& tensors) {
   checkpoint::OutFolder out;

@@ -8,12 +8,15 @@
 #include <utility>
 #include <vector>
 
+#include "checkpoint/checkpoint.h"
 #include "core/file.h"
 #include "core/json.h"
 
 namespace qad::distill {
 
 using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+checkpoint::DType dtype_of(const at::Tensor& t);  // Error for a type that no state has
 
 // Replaces `folder`; the earlier one stays until the new one is complete.
 void save_state(const fs::path& folder, const Json& about, const NamedTensors& tensors);

@@ -5,6 +5,11 @@
 
 namespace qad::distill {
 
+Teacher::Teacher(const models::Model* model, bool cache, const fs::path& folder)
+    : model_(model), cache_(cache) {
+  if (model != nullptr && cache && !folder.empty()) disk_.emplace(folder, *model);
+}
+
 at::Tensor Teacher::head_weight() const {
   return present() ? model_->head_weight() : at::Tensor();
 }
@@ -14,12 +19,23 @@ at::Tensor Teacher::compute(const models::Tokens& tokens) const {
   return models::head_input(*model_, models::forward(*model_, tokens));
 }
 
+at::Tensor Teacher::from_disk(const models::Tokens& tokens) const {
+  if (auto kept = disk_->find(tokens)) return *kept;
+  const at::Tensor states = compute(tokens);
+  disk_->keep(tokens, states);
+  return states;
+}
+
 at::Tensor Teacher::hidden(const data::Stream& stream, std::int64_t first_draw,
                            std::int64_t sequences, const data::Batch& batch) {
   if (!present()) return {};
   if (!cache_) return compute(batch.tokens);
   std::vector<at::Tensor> rows;
   for (std::int64_t k = first_draw; k < first_draw + sequences; ++k) {
+    if (disk_) {
+      rows.push_back(from_disk(stream.batch(k, 1).tokens));
+      continue;
+    }
     const auto draw = stream.draw(k);
     at::Tensor& cached = sequences_[{draw.source, draw.sequence}];
     if (!cached.defined()) cached = compute(stream.batch(k, 1).tokens);
@@ -31,6 +47,7 @@ at::Tensor Teacher::hidden(const data::Stream& stream, std::int64_t first_draw,
 at::Tensor Teacher::validation_hidden(std::size_t i, const data::Batch& batch) {
   if (!present()) return {};
   if (!cache_) return compute(batch.tokens);
+  if (disk_) return from_disk(batch.tokens);
   at::Tensor& cached = validation_[i];
   if (!cached.defined()) cached = compute(batch.tokens);
   return cached;

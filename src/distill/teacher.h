@@ -15,13 +15,15 @@
 #include <vector>
 
 #include "data/batches.h"
+#include "distill/teacher_cache.h"
 #include "models/model.h"
 
 namespace qad::distill {
 
 class Teacher {
  public:
-  Teacher(const models::Model* model, bool cache) : model_(model), cache_(cache) {}
+  // folder: where the cache is kept; empty: in memory.
+  Teacher(const models::Model* model, bool cache, const fs::path& folder);
 
   bool present() const { return model_ != nullptr; }
   at::Tensor head_weight() const;  // [V, Ht]; undefined without a teacher, as are the others
@@ -33,9 +35,12 @@ class Teacher {
 
  private:
   at::Tensor compute(const models::Tokens& tokens) const;
+  // From the folder, or computed and kept there.
+  at::Tensor from_disk(const models::Tokens& tokens) const;
 
   const models::Model* model_;
   bool cache_;
+  std::optional<TeacherCache> disk_;
   std::map<std::pair<std::size_t, std::size_t>, at::Tensor> sequences_;  // by source and sequence
   std::map<std::size_t, at::Tensor> validation_;
 };

@@ -95,7 +95,7 @@ struct Trainer::Impl {
       : student(student),
         config(std::move(config)),
         weights(student, std::move(masters), policy.global, this->config),
-        teacher(teacher, this->config.cache_teacher),
+        teacher(teacher, this->config.cache_teacher, this->config.cache_folder),
         candidates(this->config.state_folder, this->config.keep_best) {
     check_config(this->config, student, teacher);
     if (!this->config.state_folder.empty())

@@ -40,6 +40,7 @@ struct TrainConfig {
   std::int64_t save_every = 0;
   bool cache_teacher =
       false;  // keep the teacher's final hidden states and reuse them in later epochs
+  std::string cache_folder;  // keep them there, for later runs too; empty: in memory
   std::string state_folder;  // resume points and kept masters; empty: keep in memory only
 };
 

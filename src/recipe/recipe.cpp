@@ -285,6 +285,8 @@ void validate(const Recipe& r) {
   require(r.train.epsilon > 0, "train.epsilon", "must be more than 0");
   require(r.train.final_fraction <= 1, "train.final_fraction", "must be at most 1");
   require(r.calibration.sequences > 0, "calibration.sequences", "must be at least 1");
+  require(r.train.cache_folder.empty() || r.train.cache_teacher, "train.cache_folder",
+          "is for train.cache_teacher: true");
   require(r.device != "cpu" || r.train.gradients == "fp32", "train.gradients",
           "bf16 is for device: cuda");
   require(r.device != "cpu" || r.train.logits == "fp32", "train.logits",

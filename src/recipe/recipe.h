@@ -59,6 +59,7 @@ struct Recipe {
     double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
     std::int64_t validate_every = 0, keep_best = 10, save_every = 0;
     bool cache_teacher = false;
+    std::string cache_folder;
     std::string optimizer_states = "fp32", gradients = "fp32", logits = "fp32";
   } train;
 
@@ -142,6 +143,8 @@ void for_each_key(R& r, F&& f) {
     "steps between resume points, besides one after each validation and at an interrupt");
   f("train.cache_teacher", r.train.cache_teacher, "",
     "reuse the teacher's hidden states in later epochs");
+  f("train.cache_folder", r.train.cache_folder, "",
+    "with cache_teacher: keep them in this folder, for later runs too; empty: in memory");
   f("train.optimizer_states", r.train.optimizer_states, "fp32|bf16|int8",
     "AdamW's moments: bf16 is rounded stochastically, int8 in blocks of 256");
   f("train.gradients", r.train.gradients, "fp32|bf16", "on a GPU; the CPU's are fp32");

@@ -302,7 +302,7 @@ void plan(const Recipe& recipe) {
   describe(outcome, student, policy_of(recipe));
   // Only a cache of the teacher grows with the data.
   const std::int64_t epoch_tokens =
-      recipe.train.cache_teacher && recipe.method != "ptq"
+      recipe.train.cache_teacher && recipe.train.cache_folder.empty() && recipe.method != "ptq"
           ? tokens_of(read_data(recipe, text::tokenizer_of(checkpoint::open(recipe.model))).train)
           : 0;
   models::Placement placement = models::placement_named(recipe.device);

@@ -318,6 +318,35 @@ TEST(Trainer, CachedTeacherChangesNothing) {
   expect_equal(cached.masters, plain.masters);
 }
 
+TEST(Trainer, ATeacherOnDiskServesLaterRuns) {
+  const Folder folder;
+  TrainConfig config = tiny_train();
+  config.micro_sequences = 1;
+  const Outcome plain = run(config);
+  config.cache_teacher = true;
+  config.cache_folder = folder.path;
+  expect_equal(run(config).masters, plain.masters);
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder.path))
+    if (entry.is_regular_file()) files.push_back(entry.path());
+  ASSERT_FALSE(files.empty());
+  const auto written = fs::last_write_time(files.front());
+  expect_equal(run(config).masters, plain.masters);
+  EXPECT_EQ(fs::last_write_time(files.front()), written);  // read, not made again
+
+  // Another teacher has a folder of its own.
+  Pair other;
+  other.teacher.final_norm.value.mul_(2);
+  run(other, config);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.path), fs::directory_iterator()), 2);
+
+  // States of other tokens under this name are found out.
+  for (const fs::path& file : files)
+    if (file != files.front())
+      fs::copy_file(files.front(), file, fs::copy_options::overwrite_existing);
+  EXPECT_THAT(error_of([&] { run(config); }), HasSubstr("does not hold"));
+}
+
 TEST(Trainer, TrainsWithoutATeacher) {
   TrainConfig config = tiny_train();
   config.loss.forward_kl = 0;
