@@ -56,3 +56,4 @@ foreach(program test_cuda bench_cuda)
   add_dependencies(${program} qad_cuda)
 endforeach()
 set_target_properties(qad_cuda PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}")
+add_dependencies(qad qad_cuda)  # beside the program lies the plug-in of the same sources

@@ -1,7 +1,7 @@
 """QAD steps beside the peer, one after the other on one GPU: tokens a second, ratio, peak memory. Ours keeps FP32 masters;
 the peer has BF16 parameters and moments.
 
-    python3 bench/cuda/steps.py path/to/qad [SHAPE ...] [--ours]      --ours: without the peer
+    python3 bench/cuda/steps.py path/to/qad [SHAPE ...] [--ours] [--logits=bf16]     --ours: without the peer
     python3 bench/cuda/steps.py path/to/qad --sweep                   ours against sequence length and micro-batch
 """
 
@@ -45,6 +45,8 @@ def main():
         return sweep(qad)
     names = [a for a in sys.argv[2:] if not a.startswith("--")]
     extra = [a for a in sys.argv[2:] if a.startswith("--") and a != "--ours"]
+    unknown = set(names) - {step[0] for step in STEPS}
+    assert not unknown, f"unknown shapes: {unknown}"
     print(f"{'':14}{'tokens a step':>14} {'peer tok/s':>11} {'ours tok/s':>11} {'ratio':>6} {'of roofline':>11} "
           f"{'peer GB':>8} {'ours GB':>8}")
     for shape, batch, seq, flags in STEPS:

@@ -102,6 +102,8 @@ void add_bench(CLI::App& app) {
     o->bench.train.bf16_logits = o->logits == "bf16";
     check(o->compute.device != "cpu" || (o->gradients == "fp32" && o->logits == "fp32"), "bench",
           "--gradients, --logits: bf16 is for --device cuda");
+    check(!o->bench.pack || (o->compute.device != "cpu" && !o->plain), "bench",
+          "--pack-inputs is for quantised inputs on --device cuda");
     const recipe::BenchResult r = recipe::bench(o->bench);
     if (o->json)
       fmt::print("{}\n", as_json(*o, r).dump(2));

@@ -30,13 +30,4 @@ __device__ inline T block_sum(T x, T* scratch) {
   return total;
 }
 
-__device__ inline float block_max(float x, float* scratch) {
-  x = warp_max(x);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
-  __syncthreads();
-  float largest = scratch[0];
-  for (int warp = 1; warp < blockDim.x / 32; ++warp) largest = fmaxf(largest, scratch[warp]);
-  return largest;
-}
-
 }  // namespace qad::cuda

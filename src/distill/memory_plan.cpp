@@ -128,6 +128,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   if (teacher != nullptr)
     plan.bytes.emplace_back("teacher",
                             static_cast<double>(models::parameter_count(*teacher)) * bytes.value);
+  // QAT evaluates with a teacher and trains without.
   const bool both = teacher != nullptr && config.loss.divergences() > 0;
   const double hidden_states = 3 * tokens * hidden * bytes.value;  // both models', and the gradient
   Peak worst;
@@ -137,8 +138,8 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
     const double earlier = micro < config.batch_sequences ? all : 0;
     // BF16 logits make room for their gradient themselves.
     const double logits = config.bf16_logits ? bytes.value : kFloat;
-    const double row = vocabulary * ((teacher != nullptr ? 2 : 1) * logits +
-                                     (config.bf16_logits ? 0 : bytes.value));
+    const double row =
+        vocabulary * ((both ? 2 : 1) * logits + (config.bf16_logits ? 0 : bytes.value));
     const double rows =
         std::min(tokens, std::max(128.0, std::floor(kCudaLogits / row / 128) * 128));
     const double passing = static_cast<double>(passing_per_token(student)) * tokens * bytes.value;
@@ -162,7 +163,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("activations", worst.activations);
   plan.bytes.emplace_back("gradients", worst.gradients);
   plan.bytes.emplace_back("loss", worst.loss);
-  if (config.cache_teacher && config.cache_folder.empty() && teacher != nullptr) {
+  if (config.cache_teacher && config.cache_folder.empty() && both) {
     const double all =
         static_cast<double>(config.steps) * static_cast<double>(config.batch_sequences) * seq_len;
     const double cached = epoch_tokens > 0 ? std::min(all, static_cast<double>(epoch_tokens)) : all;
@@ -178,18 +179,17 @@ Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* te
                TrainConfig config, models::Placement placement, double room,
                std::int64_t epoch_tokens, const quantize::Policy& policy) {
   const bool given = config.micro_sequences > 0;
-  std::int64_t micro = given ? config.micro_sequences : config.batch_sequences;
-  for (; micro > 0; --micro) {
-    if (!given && config.batch_sequences % micro != 0) continue;
-    config.micro_sequences = micro;
+  for (std::int64_t parts = 1; parts <= config.batch_sequences; ++parts) {
+    if (!given) config.micro_sequences = (config.batch_sequences + parts - 1) / parts;
     for (const bool packs : {false, true}) {
       placement.packs_inputs = packs;
-      if (plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <= room)
-        return {micro, packs};
+      if (plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <=
+          0.95 * room)
+        return {config.micro_sequences, packs, true};
     }
     if (given) break;
   }
-  return {std::max<std::int64_t>(micro, 1), true};
+  return {given ? config.micro_sequences : 1, true, false};
 }
 
 }  // namespace qad::distill

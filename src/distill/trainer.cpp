@@ -133,12 +133,19 @@ void Trainer::Impl::out_of_memory(const std::string& why) const {
   const models::DeviceMemory memory = models::memory_of(student.placement.device);
   const std::int64_t micro =
       config.micro_sequences > 0 ? config.micro_sequences : config.batch_sequences;
+  std::string advice;
+  const auto suggest = [&](bool possible, const std::string& what) {
+    if (possible) advice += (advice.empty() ? "try " : ", or ") + what;
+  };
+  suggest(micro > 1, fmt::format("train.micro_sequences: {}", (micro + 1) / 2));
+  suggest(config.optimizer_states != StateType::int8, "train.optimizer_states: int8");
+  suggest(!config.bf16_gradients, "train.gradients: bf16");
+  suggest(advice.empty(), fmt::format("train.seq_len: {}", config.seq_len / 2));
   fail("train",
        "step {}: the GPU's memory is full: {} held of {}, {} free ({}); {} sequences of {} tokens "
-       "a micro-batch; try train.micro_sequences: {}, train.optimizer_states: int8, or "
-       "train.gradients: bf16",
+       "a micro-batch; {}",
        done.steps_done + 1, human_bytes(memory.peak), human_bytes(memory.total),
-       human_bytes(memory.free), why, micro, config.seq_len, std::max<std::int64_t>(1, micro / 2));
+       human_bytes(memory.free), why, micro, config.seq_len, advice);
 }
 
 StepInfo Trainer::Impl::step_once(const data::Stream& stream) {

@@ -114,12 +114,13 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, const models::Placement& placement,
                        std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {});
-// How a step fits into `room` bytes of a GPU: the most sequences a micro-batch, of those that
-// divide the batch evenly (or config.micro_sequences, if given), with inputs packed if they fit
-// only so. Where nothing fits: one sequence, packed.
+// How a step fits into a GPU with `room` bytes free, a twentieth of which is left to fragmentation:
+// the fewest equal micro-batches (or config.micro_sequences, if given), with inputs packed if they
+// fit only so.
 struct Fit {
   std::int64_t micro_sequences = 1;
   bool packs_inputs = false;
+  bool fits = true;  // false: not even the least, which the others then are
 };
 Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                TrainConfig config, models::Placement placement, double room,

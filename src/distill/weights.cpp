@@ -1,9 +1,12 @@
 // Gradients to moments to masters to values.
 #include "distill/weights.h"
 
+#include <ATen/ops/cat.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -20,6 +23,7 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
   check(masters_.size() == parameters_.size(), "train", "expected {} master tensors, found {}",
         parameters_.size(), masters_.size());
   quants_.resize(parameters_.size());
+  amax_.resize(parameters_.size());
   const auto linears = models::linears(student);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const models::Parameter& p = *parameters_[i];
@@ -133,9 +137,17 @@ void Weights::set_weight_globals(const std::vector<float>& globals) {
 }
 
 void Weights::sync() {
-  const at::Tensor here = globals_.to(at::kCPU);
+  std::vector<at::Tensor> amax;
+  for (const at::Tensor& t : amax_) amax.push_back(t.defined() ? t : globals_.new_zeros({}));
+  const at::Tensor seen = at::cat({globals_, at::stack(amax)}).to(at::kCPU);
+  const float *here = seen.const_data_ptr<float>(), *most = here + quants_.size();
   for (std::size_t i = 0; i < quants_.size(); ++i)
-    if (quants_[i] != nullptr) quants_[i]->weight_global = here.const_data_ptr<float>()[i];
+    check(std::isfinite(most[i]), "train",
+          "{}: expected finite weights that NVFP4 can hold, found {} as the largest; try a lower "
+          "learning rate",
+          parameters_[i]->parts.front().name, most[i]);
+  for (std::size_t i = 0; i < quants_.size(); ++i)
+    if (quants_[i] != nullptr) quants_[i]->weight_global = here[i];
 }
 
 void Weights::publish() {
@@ -146,11 +158,12 @@ void Weights::publish() {
 void Weights::publish(std::size_t i, const at::Tensor& amax) {
   const at::NoGradGuard guard;
   at::Tensor& value = parameters_[i]->value;
+  amax_[i] = amax;
   if (quants_[i] == nullptr)
     value.copy_(masters_[i].to(at::kBFloat16));
   else
-    ops::ship_(masters_[i], value, globals_.select(0, static_cast<std::int64_t>(i)), amax,
-               quants_[i]->weight_rule, rule_);
+    amax_[i] = ops::ship_(masters_[i], value, globals_.select(0, static_cast<std::int64_t>(i)),
+                          amax, quants_[i]->weight_rule, rule_);
 }
 
 }  // namespace qad::distill

@@ -1,5 +1,5 @@
 // What training changes: FP32 masters with their AdamW moments, and the values that the student
-// reads, which are always what would be shipped (quantize::shipped_value of the masters).
+// reads, which are always what would be shipped (ops::ship_ of the masters).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -27,7 +27,8 @@ class Weights {
   at::Tensor gradient_norm() const;  // scalar, on the model's device
   // One AdamW step (`step` from 1) with the gradients times `factor`, an FP32 scalar on the model's
   // device; then the gradients are gone and the values are requantised. A factor of NaN changes
-  // nothing. Waits for no device: weight_globals() and the student's scales follow with sync().
+  // nothing. Waits for no device: weight_globals() and the student's scales follow with sync(),
+  // which throws Error naming a weight that is not finite, or too large for NVFP4.
   void update(std::int64_t step, double learning_rate, const at::Tensor& factor);
   void sync();
 
@@ -53,7 +54,8 @@ class Weights {
   std::vector<models::LinearQuant*> quants_;  // null: not quantised
   std::vector<at::Tensor> masters_;
   std::vector<Moments> moments_;
-  at::Tensor globals_;  // FP32, of each parameter; where the device reads and raises them
+  at::Tensor globals_;            // FP32, of each parameter; where the device reads and raises them
+  std::vector<at::Tensor> amax_;  // of each parameter as it was published last
   nvfp4::GlobalScale rule_;
 };
 

@@ -52,10 +52,15 @@ void copy_to_device(const checkpoint::Tensor& t, const at::Tensor& rows) {
 // What went to a GPU without being looked at on the way.
 void check_finite(const Model& model, const fs::path& path) {
   if (model.placement.device.is_cpu()) return;
-  for (const Parameter* p : parameters(model))
-    check(p->value.isfinite().all().item<bool>(), kOperation,
-          "{}: {}: expected finite values, found an infinity or NaN", path.string(),
-          p->parts.front().name);
+  for (const Parameter* p : parameters(model)) {
+    if (p->value.isfinite().all().item<bool>()) continue;
+    std::int64_t row = 0;
+    for (const Part& part : p->parts) {
+      check(p->value.narrow(0, row, part.rows).isfinite().all().item<bool>(), kOperation,
+            "{}: {}: expected finite values, found an infinity or NaN", path.string(), part.name);
+      row += part.rows;
+    }
+  }
 }
 
 }  // namespace

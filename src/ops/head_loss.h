@@ -1,6 +1,6 @@
 // Output heads and distillation loss as one operator over chunks of tokens: both logits of a chunk,
-// divergence, gradient, gone. Whole logits never exist (design decision 8); FP32 throughout,
-// unless BF16 logits are asked for.
+// divergence, gradient, gone. Whole logits never exist (design decision 8); FP32 throughout
+// on a CPU; on a GPU the gradient of the logits is BF16, and so are logits if asked for.
 #pragma once
 
 #include <ATen/core/Tensor.h>

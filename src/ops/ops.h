@@ -1,8 +1,8 @@
-// Operators with a forward and a backward, on FP32 CPU tensors. Tokens are flat: T tokens of all
-// documents of a batch in one dimension, document i being rows [cu_seqlens[i], cu_seqlens[i+1]); so
-// packed documents never see each other and no padding is computed. Each operator is declared once
-// to PyTorch's dispatcher (TORCH_LIBRARY qad) and implemented here for the CPU; these functions are
-// its C++ face, differentiable by autograd.
+// Operators with a forward and a backward: FP32 on a CPU, FP32 or BF16 on a GPU. Tokens are flat: T
+// tokens of all documents of a batch in one dimension, document i being rows [cu_seqlens[i],
+// cu_seqlens[i+1]); so packed documents never see each other and no padding is computed. Each
+// operator is declared once to PyTorch's dispatcher (TORCH_LIBRARY qad) and implemented here for
+// the CPU; these functions are its C++ face, differentiable by autograd.
 #pragma once
 
 #include <ATen/core/Tensor.h>

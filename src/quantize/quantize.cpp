@@ -41,7 +41,8 @@ void shipped_value(const std::string& name, const at::Tensor& master, models::Li
   const at::Tensor global = at::full({}, quant->weight_global, value.options().dtype(at::kFloat));
   const auto amax =
       ops::ship_(master.to(at::kFloat), value, global, {}, quant->weight_rule, rule).item<float>();
-  check(std::isfinite(amax), "quantize", "{}: expected finite weights, found {}", name, amax);
+  check(std::isfinite(amax), "quantize",
+        "{}: expected finite weights that NVFP4 can hold, found {}", name, amax);
   quant->weight_global = global.item<float>();
 }
 

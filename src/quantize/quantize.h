@@ -25,8 +25,8 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
 
 // What the forward pass reads, from an FP32 master: nvfp4 fake quantisation of bf16(master) under
 // the linear's scales (weight_global is raised, never lowered, when a weight outgrew it), or
-// bf16(master). One definition for PTQ, every optimiser step and export. Throws Error naming the
-// tensor by `name`, its Hugging Face name, when a weight to be quantised is infinite or NaN.
+// bf16(master): ops::ship_ with the scale in `quant`. Throws Error naming the tensor by `name`, its
+// Hugging Face name, when a weight to be quantised is not finite, or too large for NVFP4.
 void shipped_value(const std::string& name, const at::Tensor& master, models::LinearQuant* quant,
                    nvfp4::GlobalScale rule, at::Tensor& value);
 

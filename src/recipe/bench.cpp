@@ -48,6 +48,8 @@ models::ModelConfig config_of(const std::string& model) {
                                    {"max_position_embeddings", 131072},
                                    {"tie_word_embeddings", s.tied}},
                                   Json());
+  check(std::filesystem::exists(model), "bench", "{}: expected a checkpoint or one of {}", model,
+        fmt::join(bench_shapes(), ", "));
   const checkpoint::Checkpoint c = checkpoint::open(model);
   return models::parse_config(c.config, c.generation_config);
 }
@@ -136,10 +138,10 @@ BenchResult bench(const BenchOptions& options) {
     policy.activations = false;
   }
   if (gpu) {
-    const double room = 0.95 * models::memory_of(placement.device).free;
+    const double room = models::memory_of(placement.device).free;
     const distill::Fit fit = distill::fit_memory(shape, &shape, config, placement, room, 0, policy);
     config.micro_sequences = fit.micro_sequences;
-    placement.packs_inputs = fit.packs_inputs || options.pack;
+    placement.packs_inputs = policy.activations && (fit.packs_inputs || options.pack);
   }
   result.micro_sequences = config.micro_sequences;
   result.packs_inputs = placement.packs_inputs;

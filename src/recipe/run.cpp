@@ -140,11 +140,13 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
   if (recipe.method == "ptq") return config;
   const bool gpu = !placement.device.is_cpu();
   const quantize::Policy policy = policy_of(recipe);
+  bool fits = true;
   if (gpu && room > 0) {
-    const distill::Fit fit = distill::fit_memory(student, &teacher, config, placement, 0.95 * room,
-                                                 epoch_tokens, policy);
+    const distill::Fit fit =
+        distill::fit_memory(student, &teacher, config, placement, room, epoch_tokens, policy);
     config.micro_sequences = fit.micro_sequences;
     placement.packs_inputs = fit.packs_inputs;
+    fits = fit.fits;
   }
   const distill::MemoryPlan plan =
       distill::plan_memory(student, &teacher, config, placement, epoch_tokens, policy);
@@ -154,7 +156,12 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
        human_bytes(plan.total()), room > 0 ? " of " + human_bytes(room) : "");
   if (config.micro_sequences > 0 && config.micro_sequences < config.batch_sequences)
     note("micro-batch {} of {} sequences", config.micro_sequences, config.batch_sequences);
-  if (placement.packs_inputs) note("memory      is short: inputs are packed for the backward pass");
+  if (!fits)
+    note(
+        "memory      is too short by this plan; optimizer_states: int8 and gradients: bf16 take "
+        "less");
+  else if (placement.packs_inputs)
+    note("memory      is short: inputs are packed for the backward pass");
   return config;
 }
 
@@ -306,7 +313,16 @@ void plan(const Recipe& recipe) {
           ? tokens_of(read_data(recipe, text::tokenizer_of(checkpoint::open(recipe.model))).train)
           : 0;
   models::Placement placement = models::placement_named(recipe.device);
-  plan_training(recipe, student.config, teacher, placement, epoch_tokens, 0);
+  double room = 0;
+  if (!placement.device.is_cpu()) {
+    try {
+      placement = models::placement_of(recipe.device);
+      room = models::memory_of(placement.device).free;
+    } catch (const Error& e) {  // a plan can be made anywhere
+      note("{}\nmemory      of the whole batch at once; on a GPU a run takes what fits", e.what());
+    }
+  }
+  plan_training(recipe, student.config, teacher, placement, epoch_tokens, room);
 }
 
 }  // namespace qad::recipe

@@ -1,5 +1,5 @@
-"""The program on a GPU, end to end on stories260K, held to itself on the CPU: logits, PTQ, evaluation, generation, a
-distillation that is resumed after an interrupt, and errors. Needs torch, numpy and safetensors.
+"""The program on a GPU, end to end on stories260K, held to itself on the CPU: logits, PTQ, evaluation, generation,
+distillation with its options, an interrupt that saves, and errors. Needs torch, numpy and safetensors.
 
     python3 tests/cuda/program.py path/to/qad
 """
@@ -69,7 +69,6 @@ def main():
         assert abs(found["kl"] - kl[1]) < 3 * found["kl_se"]
         assert len(qad("generate", work / "run/checkpoint", "--prompt", "Once", "--max-tokens", 20, "--device", "cuda")) > 20
 
-        # Killed midway and started again: goes on.
         p = subprocess.Popen([str(QAD), "distill", *map(str, recipe), "--train.steps", "4000", "--train.validate_every", "50",
                               "-o", str(work / "stop")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         while not (work / "stop/state/resume").exists():
