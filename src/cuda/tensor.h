@@ -55,11 +55,10 @@ inline Quantization quantization_of(double global, std::int64_t rule,
         "global scale: expected {} or more, and that 2688 times it is finite, found {}; was the "
         "tensor calibrated?",
         nvfp4::kMinGlobal, global);
-  check(rule >= 0 && rule <= static_cast<int>(nvfp4::BlockScale::four_over_six), operation,
-        "block scale rule: expected 0, 1 or 2, found {}", rule);
+  const nvfp4::BlockScale scales = ops::checked_rule(rule, operation);
   check_beside(*clipped, at::kLong, beside, operation, "clipped");
   check_size(clipped->numel(), 1, operation, "values of clipped");
-  return {g, static_cast<nvfp4::BlockScale>(rule), clipped->data_ptr<std::int64_t>()};
+  return {g, scales, clipped->data_ptr<std::int64_t>()};
 }
 
 // The device of a tensor and its current stream, for as long as this lives; done() names the

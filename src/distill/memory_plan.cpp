@@ -110,9 +110,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const bool gpu = !placement.device.is_cpu();
   const double n = static_cast<double>(models::parameter_count(student));
   const double seq_len = static_cast<double>(config.seq_len);
-  const std::int64_t micro = config.micro_sequences > 0
-                                 ? std::min(config.micro_sequences, config.batch_sequences)
-                                 : config.batch_sequences;
+  const std::int64_t micro = config.micro_batch();
   const double tokens = static_cast<double>(micro) * seq_len;
   const double vocabulary = static_cast<double>(student.vocabulary);
   const double hidden = static_cast<double>(student.hidden);

@@ -84,11 +84,7 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
   else
     out.erase("micro_sequences");  // what fits beside a GPU's other users; the step is the same
   out["model"] = hex(fingerprint(masters));
-  if (teacher != nullptr) {
-    std::vector<at::Tensor> values;
-    for (const models::Parameter* p : models::parameters(*teacher)) values.push_back(p->value);
-    out["teacher"] = hex(fingerprint(values));
-  }
+  if (teacher != nullptr) out["teacher"] = hex(fingerprint(*teacher));
   out["quantize.global_scale"] = rule == nvfp4::GlobalScale::amax ? "amax" : "pow2";
   for (const models::Linear* l : models::linears(student)) {
     Json& quant = out["quantize " + linear_name(l->weight.parts.front())];
@@ -107,6 +103,16 @@ std::uint64_t fingerprint(const std::vector<data::Batch>& batches) {
   for (const data::Batch& b : batches)
     tensors.insert(tensors.end(),
                    {b.tokens.ids, b.tokens.positions, b.tokens.cu_seqlens, b.labels, b.weights});
+  return fingerprint(tensors);
+}
+
+std::uint64_t fingerprint(const models::Model& model) {
+  std::vector<at::Tensor> tensors;
+  for (const models::Parameter* p : models::parameters(model)) tensors.push_back(p->value);
+  std::vector<float> scales;
+  for (const models::Linear* l : models::linears(model))
+    if (l->quant) scales.push_back(l->quant->input_global.value_or(0));
+  if (!scales.empty()) tensors.push_back(at::tensor(scales));
   return fingerprint(tensors);
 }
 

@@ -16,6 +16,8 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
 // A number over the bits of the tensors.
 std::uint64_t fingerprint(const std::vector<at::Tensor>& tensors);
 std::uint64_t fingerprint(const std::vector<data::Batch>& batches);
+// Over what decides a model's states: its values, and where it is quantised its inputs' scales.
+std::uint64_t fingerprint(const models::Model& model);
 // Throws Error naming the first key whose value differs.
 void check_same_run(const Json& saved, const Json& now, const std::string& folder);
 

@@ -15,14 +15,8 @@ namespace qad::distill {
 
 TeacherCache::TeacherCache(const fs::path& folder, const models::Model& teacher)
     : placement_(teacher.placement) {
-  std::vector<at::Tensor> values;
-  for (const models::Parameter* p : models::parameters(teacher)) values.push_back(p->value);
-  std::vector<float> scales;  // of activations, where the teacher is itself quantised
-  for (const models::Linear* l : models::linears(teacher))
-    if (l->quant) scales.push_back(l->quant->input_global.value_or(0));
-  values.push_back(at::tensor(scales));
   // The device counts: its sums round otherwise.
-  folder_ = folder / fmt::format("{:016x}-{}", fingerprint(values),
+  folder_ = folder / fmt::format("{:016x}-{}", fingerprint(teacher),
                                  at::DeviceTypeName(placement_.device.type(), true));
   std::error_code error;
   fs::create_directories(folder_, error);

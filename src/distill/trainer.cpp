@@ -131,8 +131,7 @@ ops::HeadOutputs Trainer::Impl::head(const data::Batch& batch, const at::Tensor&
 
 void Trainer::Impl::out_of_memory(const std::string& why) const {
   const models::DeviceMemory memory = models::memory_of(student.placement.device);
-  const std::int64_t micro =
-      config.micro_sequences > 0 ? config.micro_sequences : config.batch_sequences;
+  const std::int64_t micro = config.micro_batch();
   std::string advice;
   const auto suggest = [&](bool possible, const std::string& what) {
     if (possible) advice += (advice.empty() ? "try " : ", or ") + what;
@@ -151,8 +150,7 @@ void Trainer::Impl::out_of_memory(const std::string& why) const {
 StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
   const auto start = Clock::now();
   const std::int64_t first = done.steps_done * config.batch_sequences;
-  const std::int64_t micro =
-      config.micro_sequences > 0 ? config.micro_sequences : config.batch_sequences;
+  const std::int64_t micro = config.micro_batch();
   std::vector<data::Batch> batches;
   double targets = 0;
   for (std::int64_t at = 0; at < config.batch_sequences; at += micro) {

@@ -3,6 +3,7 @@
 // interrupt.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -24,6 +25,9 @@ struct TrainConfig {
   std::int64_t steps = 300;
   std::int64_t seq_len = 256, batch_sequences = 16;  // tokens a step = seq_len * batch_sequences
   std::int64_t micro_sequences = 0;                  // sequences a micro-batch; 0: all at once
+  std::int64_t micro_batch() const {
+    return micro_sequences > 0 ? std::min(micro_sequences, batch_sequences) : batch_sequences;
+  }
   double learning_rate = 1e-5, final_fraction = 0.1;
   std::int64_t warmup_steps = 20;
   Schedule schedule = Schedule::cosine;

@@ -114,32 +114,45 @@ std::uint32_t for_tiles(const AdamWStep& s, std::int64_t begin, std::int64_t end
   return most;
 }
 
+// What an update begins with, whatever its moments are.
+struct Update {
+  Tensor grad;  // contiguous
+  Factor factor;
+  AdamWStep step;
+  const float* g;
+  float* w;
+
+  Update(const Tensor& master, const Tensor& gradient, const Optional& scale, const AdamWStep& step)
+      : grad(gradient.contiguous()), factor(scale), step(step) {
+    check_in_place(grad, at::kFloat, master, "adamw", "grad");
+    g = grad.const_data_ptr<float>();
+    w = master.mutable_data_ptr<float>();
+  }
+};
+
 Tensor adamw_cpu(const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v,
                  const Optional& factor, double learning_rate, double beta1, double beta2,
                  double epsilon, double weight_decay, std::int64_t step, std::int64_t seed) {
   check_adamw(master, grad, factor, step);
   check_moments(m, v, master);
-  check_in_place(grad.contiguous(), at::kFloat, master, "adamw", "grad");
-  const Factor f(factor);
-  if (f.off()) return amax_of(master);
-  const AdamWStep s = adamw_step(learning_rate, beta1, beta2, epsilon, weight_decay, step,
-                                 static_cast<std::uint64_t>(seed));
-  const Tensor whole = grad.contiguous();
-  const float* g = whole.const_data_ptr<float>();
-  float* w = master.mutable_data_ptr<float>();
+  const Update u(master, grad, factor,
+                 adamw_step(learning_rate, beta1, beta2, epsilon, weight_decay, step,
+                            static_cast<std::uint64_t>(seed)));
+  if (u.factor.off()) return amax_of(master);
   if (m.scalar_type() == at::kFloat) {
     float *mp = m.mutable_data_ptr<float>(), *vp = v.mutable_data_ptr<float>();
     return amax_over(master.numel(), [&](std::int64_t begin, std::int64_t end) {
-      return update(s, f.value, g + begin, mp + begin, vp + begin, w + begin, end - begin);
+      return update(u.step, u.factor.value, u.g + begin, mp + begin, vp + begin, u.w + begin,
+                    end - begin);
     });
   }
   auto* mp = m.mutable_data_ptr<c10::BFloat16>();
   auto* vp = v.mutable_data_ptr<c10::BFloat16>();
   return amax_over(master.numel(), [&](std::int64_t begin, std::int64_t end) {
-    return for_tiles(s, begin, end, [&](Tile& t, std::int64_t at) {
+    return for_tiles(u.step, begin, end, [&](Tile& t, std::int64_t at) {
       std::transform(mp + at, mp + at + t.n, t.m, from_bf16);
       std::transform(vp + at, vp + at + t.n, t.v, from_bf16);
-      const std::uint32_t most = update(s, f.value, g + at, t.m, t.v, w + at, t.n);
+      const std::uint32_t most = update(u.step, u.factor.value, u.g + at, t.m, t.v, u.w + at, t.n);
       for (std::int64_t i = 0; i < t.n; ++i) {
         mp[at + i] = exact_bf16(round_moment_to_bf16(t.m[i], t.for_m(i)));
         vp[at + i] = exact_bf16(round_moment_to_bf16(t.v[i], t.for_v(i)));
@@ -156,25 +169,21 @@ Tensor adamw8_cpu(const Tensor& master, const Tensor& grad, const Tensor& m_code
   check_adamw(master, grad, factor, step);
   check_moment8(m_codes, m_scales, master, "m");
   check_moment8(v_codes, v_scales, master, "v");
-  check_in_place(grad.contiguous(), at::kFloat, master, "adamw", "grad");
-  const Factor f(factor);
-  if (f.off()) return amax_of(master);
-  const AdamWStep s = adamw_step(learning_rate, beta1, beta2, epsilon, weight_decay, step,
-                                 static_cast<std::uint64_t>(seed));
-  const Tensor whole = grad.contiguous();
-  const float* g = whole.const_data_ptr<float>();
-  float* w = master.mutable_data_ptr<float>();
+  const Update u(master, grad, factor,
+                 adamw_step(learning_rate, beta1, beta2, epsilon, weight_decay, step,
+                            static_cast<std::uint64_t>(seed)));
+  if (u.factor.off()) return amax_of(master);
   auto* mc = m_codes.mutable_data_ptr<std::uint8_t>();
   auto* vc = v_codes.mutable_data_ptr<std::uint8_t>();
   float *ms = m_scales.mutable_data_ptr<float>(), *vs = v_scales.mutable_data_ptr<float>();
   return amax_over(master.numel(), [&](std::int64_t begin, std::int64_t end) {
-    return for_tiles(s, begin, end, [&](Tile& t, std::int64_t at) {
+    return for_tiles(u.step, begin, end, [&](Tile& t, std::int64_t at) {
       float &m_scale = ms[at / kMomentBlock], &v_scale = vs[at / kMomentBlock];
       for (std::int64_t i = 0; i < t.n; ++i) {
         t.m[i] = decode_m(mc[at + i], m_scale);
         t.v[i] = decode_v(vc[at + i], v_scale);
       }
-      const std::uint32_t most = update(s, f.value, g + at, t.m, t.v, w + at, t.n);
+      const std::uint32_t most = update(u.step, u.factor.value, u.g + at, t.m, t.v, u.w + at, t.n);
       m_scale = moment_scale(largest(t.m, t.n));
       v_scale = moment_scale(largest(t.v, t.n));
       const float m_inverse = inverse_scale(m_scale), v_inverse = inverse_scale(v_scale);

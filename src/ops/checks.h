@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "nvfp4/nvfp4.h"
 
 namespace qad::ops {
 
@@ -30,6 +31,12 @@ inline void check_tensor(const at::Tensor& t, at::ScalarType type, std::int64_t 
 inline void check_size(std::int64_t found, std::int64_t expected, std::string_view operation,
                        std::string_view what) {
   check(found == expected, operation, "{}: expected {}, found {}", what, expected, found);
+}
+
+inline nvfp4::BlockScale checked_rule(std::int64_t rule, std::string_view operation) {
+  check(rule >= 0 && rule <= static_cast<std::int64_t>(nvfp4::BlockScale::four_over_six), operation,
+        "block scale rule: expected 0, 1 or 2, found {}", rule);
+  return static_cast<nvfp4::BlockScale>(rule);
 }
 
 }  // namespace qad::ops

@@ -70,8 +70,7 @@ inline void check_ship(const at::Tensor& master, const at::Tensor& value, const 
         "value: expected other memory than the master's, which it would overwrite");
   check_scalar(global, master, "ship", "global");
   if (amax && amax->defined()) check_scalar(*amax, master, "ship", "amax");
-  check(rule >= 0 && rule <= static_cast<std::int64_t>(nvfp4::BlockScale::four_over_six), "ship",
-        "block scale rule: expected 0, 1 or 2, found {}", rule);
+  checked_rule(rule, "ship");
   check(global_rule >= 0 && global_rule <= static_cast<std::int64_t>(nvfp4::GlobalScale::amax),
         "ship", "global scale rule: expected 0 or 1, found {}", global_rule);
 }

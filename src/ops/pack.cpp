@@ -2,21 +2,14 @@
 // since a CPU saves inputs as they are (models::Placement); it is what other devices are held to.
 #include "ops/pack.h"
 
-#include <cmath>
-
 #include "nvfp4/nvfp4.h"
 #include "ops/dispatch.h"
+#include "ops/quantized_rows.h"
 
 namespace qad::ops {
 namespace {
 
 using at::Tensor;
-
-float checked_global(double global, std::string_view operation) {
-  check(global > 0 && std::isfinite(global), operation,
-        "global scale: expected a positive number, found {}; was the tensor calibrated?", global);
-  return static_cast<float>(global);
-}
 
 bool checked_bf16(at::ScalarType type, std::string_view operation) {
   check(type == at::kFloat || type == at::kBFloat16, operation,

@@ -24,6 +24,12 @@ struct QuantizerArguments {
   }
 };
 
+inline float checked_global(double global, std::string_view operation) {
+  check(global > 0 && std::isfinite(global), operation,
+        "global scale: expected a positive number, found {}; was the tensor calibrated?", global);
+  return static_cast<float>(global);
+}
+
 class RowQuantizer {
  public:
   RowQuantizer(std::string_view operation, double global, std::int64_t rule,
@@ -31,10 +37,8 @@ class RowQuantizer {
       : global_(static_cast<float>(global)), rule_(static_cast<nvfp4::BlockScale>(rule)) {
     if (!clipped || !clipped->defined()) return;
     check_tensor(*clipped, at::kLong, 0, operation, "clipped");
-    check(global > 0 && std::isfinite(global), operation,
-          "global scale: expected a positive number, found {}; was the tensor calibrated?", global);
-    check(rule >= 0 && rule <= static_cast<int>(nvfp4::BlockScale::four_over_six), operation,
-          "block scale rule: expected 0, 1 or 2, found {}", rule);
+    checked_global(global, operation);
+    checked_rule(rule, operation);
     counter_ = clipped->data_ptr<std::int64_t>();
   }
 

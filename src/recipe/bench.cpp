@@ -48,7 +48,7 @@ models::ModelConfig config_of(const std::string& model) {
                                    {"max_position_embeddings", 131072},
                                    {"tie_word_embeddings", s.tied}},
                                   Json());
-  check(std::filesystem::exists(model), "bench", "{}: expected a checkpoint or one of {}", model,
+  check(fs::exists(model), "bench", "{}: expected a checkpoint or one of {}", model,
         fmt::join(bench_shapes(), ", "));
   const checkpoint::Checkpoint c = checkpoint::open(model);
   return models::parse_config(c.config, c.generation_config);

@@ -24,7 +24,7 @@ struct Span : at::ObserverContext {
 };
 
 std::mutex mutex;
-std::vector<std::unique_ptr<Span>> spans;
+std::vector<Span> spans;
 at::Device device = at::kCPU;
 thread_local int depth = 0;
 
@@ -50,14 +50,12 @@ void end(const at::RecordFunction&, at::ObserverContext* context) {
   --depth;
   auto* const span = static_cast<Span*>(context);
   if (span->name.empty()) return;
-  auto done = std::make_unique<Span>();
   if (device.is_cpu())
     span->to = Clock::now();
   else
     span->end = now();
-  *done = std::move(*span);
   const std::lock_guard lock(mutex);
-  spans.push_back(std::move(done));
+  spans.push_back(std::move(*span));
 }
 
 }  // namespace
@@ -82,12 +80,12 @@ std::vector<OperatorTime> OperatorTimes::stop() {
   }
   std::map<std::string, OperatorTime> sums;
   const std::lock_guard lock(mutex);
-  for (const auto& span : spans) {
-    OperatorTime& sum = sums[span->name];
-    sum.name = span->name;
+  for (const Span& span : spans) {
+    OperatorTime& sum = sums[span.name];
+    sum.name = span.name;
     sum.calls += 1;
-    sum.seconds += device.is_cpu() ? std::chrono::duration<double>(span->to - span->from).count()
-                                   : span->begin->elapsedTime(*span->end) * 1e-3;
+    sum.seconds += device.is_cpu() ? std::chrono::duration<double>(span.to - span.from).count()
+                                   : span.begin->elapsedTime(*span.end) * 1e-3;
   }
   spans.clear();
   std::vector<OperatorTime> out;

@@ -154,8 +154,8 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
     note("memory      {:<28} {:>10}", what, human_bytes(bytes));
   note("memory      {:<28} {:>10}{}", gpu ? "expected on the GPU" : "expected at the peak",
        human_bytes(plan.total()), room > 0 ? " of " + human_bytes(room) : "");
-  if (config.micro_sequences > 0 && config.micro_sequences < config.batch_sequences)
-    note("micro-batch {} of {} sequences", config.micro_sequences, config.batch_sequences);
+  if (config.micro_batch() < config.batch_sequences)
+    note("micro-batch {} of {} sequences", config.micro_batch(), config.batch_sequences);
   if (!fits)
     note(
         "memory      is too short by this plan; optimizer_states: int8 and gradients: bf16 take "

@@ -5,6 +5,7 @@
 
 #include "core/random.h"
 #include "data/batches.h"
+#include "distill/trainer.h"
 #include "models/model.h"
 #include "quantize/quantize.h"
 
@@ -87,5 +88,17 @@ struct Pair {
   std::vector<at::Tensor> masters;
   quantize::Policy policy;
 };
+
+inline TrainConfig tiny_train() {
+  TrainConfig c;
+  c.steps = 20;
+  c.seq_len = 16;
+  c.batch_sequences = 4;
+  c.learning_rate = 3e-3;
+  c.warmup_steps = 2;
+  c.validate_every = 5;
+  c.keep_best = 3;
+  return c;
+}
 
 }  // namespace qad::distill

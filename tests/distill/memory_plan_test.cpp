@@ -1,0 +1,117 @@
+// What the plan counts, and what it makes fit.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "distill/tiny_model.h"
+
+namespace qad::distill {
+namespace {
+
+TEST(MemoryPlan, CountsWhatIsHeld) {
+  // 48 x 32 embedding and head; a layer: 64 x 32, 32 x 32, 96 x 32, 32 x 48, two norms of 32.
+  const std::int64_t n = 2 * 48 * 32 + 2 * (64 * 32 + 32 * 32 + 96 * 32 + 32 * 48 + 64) + 32;
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.state_folder = "x";
+  const MemoryPlan plan = plan_memory(config, &config, train, {});
+  std::map<std::string, std::int64_t> bytes(plan.bytes.begin(), plan.bytes.end());
+  EXPECT_EQ(bytes["student"], 4 * n);
+  EXPECT_EQ(bytes["master weights"], 4 * n);
+  EXPECT_EQ(bytes["AdamW moments"], 8 * n);
+  EXPECT_EQ(bytes["teacher"], 4 * n);
+  std::int64_t sum = 0;
+  for (const auto& [kind, size] : bytes) sum += size;
+  EXPECT_EQ(plan.total(), sum);
+  EXPECT_EQ(plan_memory(config, nullptr, train, {}).bytes.size(), plan.bytes.size() - 1);
+}
+
+std::map<std::string, double> planned(const models::ModelConfig& config, const TrainConfig& train,
+                                      const char* device, const quantize::Policy& policy = {}) {
+  models::Placement placement = models::placement_named(device);
+  placement.packs_inputs = !placement.device.is_cpu();
+  const MemoryPlan plan = plan_memory(config, &config, train, placement, 0, policy);
+  return {plan.bytes.begin(), plan.bytes.end()};
+}
+
+TEST(MemoryPlan, CountsSavedInputsAsTheyAreAndPacked) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1000;  // so that activations decide where the peak is
+  train.micro_sequences = 0;
+  const double tokens = 1000.0 * static_cast<double>(train.seq_len);
+  // A layer: two norms' inputs of 32, q, k and v of 64, SwiGLU's input of 96; 1/rms twice, two
+  // log-sum-exps; attention's result of 32. Inputs of linears: 32 and 32 and 32 and 48. At the end
+  // a norm, with the head's input.
+  const double others = 2 * (64 + 64 + 96 + 32) + 64, floats = 2 * 4 + 1,
+               inputs = 2 * (3 * 32 + 48);
+  quantize::Policy weights_only;
+  weights_only.activations = false;
+  EXPECT_EQ(planned(config, train, "cpu")["activations"], tokens * 4 * (others + floats + inputs));
+  EXPECT_EQ(planned(config, train, "cuda")["activations"],
+            tokens * (2 * others + 4 * floats + inputs * 9 / 16));
+  // Then attention's result and the next linear's input are one.
+  EXPECT_EQ(planned(config, train, "cuda", weights_only)["activations"],
+            tokens * (2 * (others + inputs - 2 * 32) + 4 * floats));
+}
+
+TEST(MemoryPlan, ASmallerMicroBatchComesAfterPackedInputs) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1000;
+  train.micro_sequences = 0;
+  models::Placement gpu = models::placement_named("cuda");
+  const auto total = [&](std::int64_t micro, bool packs) {
+    TrainConfig c = train;
+    c.micro_sequences = micro;
+    gpu.packs_inputs = packs;
+    return plan_memory(config, &config, c, gpu).total();
+  };
+  const auto expect = [&](double room, std::int64_t micro, bool packs) {
+    // A twentieth is left free.
+    const Fit fit = fit_memory(config, &config, train, gpu, room / 0.95 * (1 + 1e-12));
+    EXPECT_EQ(fit.micro_sequences, micro) << room;
+    EXPECT_EQ(fit.packs_inputs, packs) << room;
+  };
+  ASSERT_LT(total(1000, true), total(1000, false));
+  expect(total(1000, false), 1000, false);
+  expect(total(1000, false) - 1, 1000, true);
+  ASSERT_LT(total(500, false), total(1000, true));
+  expect(total(1000, true) - 1, 500, false);
+  expect(0, 1, true);  // nothing fits
+  train.micro_sequences = 250;
+  expect(total(1000, false), 250, false);
+}
+
+TEST(MemoryPlan, KeepsOnlyWhatValidationsFound) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.state_folder.clear();
+  train.keep_best = 10;
+  train.steps = 20;
+  const auto kept = [&](std::int64_t every) {
+    train.validate_every = every;
+    const auto bytes = planned(config, train, "cpu");
+    return bytes.at("kept candidates") / bytes.at("master weights");
+  };
+  EXPECT_EQ(kept(0), 0);   // one, when training is over
+  EXPECT_EQ(kept(10), 2);  // before the first step and after the tenth
+  EXPECT_EQ(kept(1), 10);
+}
+
+TEST(MemoryPlan, SmallBatchesPeakWhereGradientsAreAll) {
+  const auto config = tiny_config(false, 1024);
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1;
+  auto bytes = planned(config, train, "cuda");
+  EXPECT_EQ(bytes["gradients"], bytes["master weights"]);
+  train.batch_sequences = 2000, train.micro_sequences = 2000;
+  bytes = planned(config, train, "cuda");
+  EXPECT_EQ(bytes["gradients"], 48 * 1024 * 4) << "the head's";
+  train.micro_sequences = 1000;
+  bytes = planned(config, train, "cuda");
+  EXPECT_EQ(bytes["gradients"], bytes["master weights"] + 48 * 1024 * 4);
+}
+
+}  // namespace
+}  // namespace qad::distill
