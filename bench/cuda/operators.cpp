@@ -139,7 +139,7 @@ void head(const Card& card, std::int64_t hidden, std::int64_t vocabulary, bool g
   const Tensor weight = bf16({vocabulary, hidden}, 0.05);
   const Tensor labels =
       at::randint(0, vocabulary, {kTokens}, at::TensorOptions(at::kCUDA).dtype(at::kLong));
-  const Tensor weights = at::ones({kTokens}, at::kCUDA);
+  const Tensor weights = at::full({kTokens}, 1 / T, at::kCUDA);
   c10::List<double> losses;
   qad::ops::LossWeights w;
   qad::ops::for_each_loss(w, [&](const char*, double x) { losses.push_back(x); });
@@ -148,7 +148,7 @@ void head(const Card& card, std::int64_t hidden, std::int64_t vocabulary, bool g
                    gradient ? "" : ", no gradient")
            .c_str(),
        0, 2 * T * H * V * (gradient ? 4 : 2), [&] {
-         call("qad::head_loss", {student, weight, teacher, weight, labels, weights, losses, T,
+         call("qad::head_loss", {student, weight, teacher, weight, labels, weights, losses,
                                  std::int64_t{0}, gradient, gradient, bf16_logits});
        });
 }

@@ -16,7 +16,7 @@ struct Options {
   recipe::BenchOptions bench;
   ComputeOptions compute;
   std::string states = "fp32", gradients = "fp32", logits = "fp32";
-  bool plain = false, json = false;
+  bool plain = false, eager = false, json = false;
 };
 
 Json as_json(const Options& o, const recipe::BenchResult& r) {
@@ -29,6 +29,7 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
           {"batch_sequences", o.bench.train.batch_sequences},
           {"micro_sequences", r.micro_sequences},
           {"packs_inputs", r.packs_inputs},
+          {"cuda_graphs", r.cuda_graphs},
           {"optimizer_states", o.states},
           {"gradients", o.gradients},
           {"logits", o.logits},
@@ -43,10 +44,10 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
 
 void print(const Options& o, const recipe::BenchResult& r) {
   fmt::print("machine     {}, products at {:.1f} TFLOP/s\n", r.machine, r.product_flops * 1e-12);
-  fmt::print("model       {}, {} sequences of {} tokens a step, {} a micro-batch{}\n",
+  fmt::print("model       {}, {} sequences of {} tokens a step, {} a micro-batch{}{}\n",
              o.bench.model, o.bench.train.batch_sequences, o.bench.train.seq_len,
              r.micro_sequences == 0 ? o.bench.train.batch_sequences : r.micro_sequences,
-             r.packs_inputs ? ", inputs packed" : "");
+             r.packs_inputs ? ", inputs packed" : "", r.cuda_graphs ? ", CUDA graphs" : "");
   fmt::print("roofline    {} tokens/s: {:.2f} GFLOP a token\n", human_count(r.roofline()),
              r.flops_per_token * 1e-9);
   fmt::print("speed       {} tokens/s, {:.0f} % of it; {:.1f} ms a step\n",
@@ -89,6 +90,7 @@ void add_bench(CLI::App& app) {
   command.choice("--gradients", o->gradients, {"fp32", "bf16"}, "on a GPU");
   command.choice("--logits", o->logits, {"fp32", "bf16"}, "on a GPU");
   command.flag("--no-quantize", o->plain, "without NVFP4, to see what it costs");
+  command.flag("--no-cuda-graphs", o->eager, "on a GPU: start every kernel by itself");
   command.flag("--pack-inputs", o->bench.pack,
                "keep inputs packed for the backward pass, also where memory is not short");
   command.flag("--json", o->json, "one JSON object on stdout");
@@ -102,6 +104,7 @@ void add_bench(CLI::App& app) {
     o->bench.train.bf16_logits = o->logits == "bf16";
     check(o->compute.device != "cpu" || (o->gradients == "fp32" && o->logits == "fp32"), "bench",
           "--gradients, --logits: bf16 is for --device cuda");
+    o->bench.train.cuda_graphs = !o->eager;
     check(!o->bench.pack || (o->compute.device != "cpu" && !o->plain), "bench",
           "--pack-inputs is for quantised inputs on --device cuda");
     const recipe::BenchResult r = recipe::bench(o->bench);

@@ -57,7 +57,7 @@ void add_weight_gradient(Tensor d_weight, const Tensor& gradient, const Tensor& 
 Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weight,
                        const std::optional<Tensor>& teacher_hidden,
                        const std::optional<Tensor>& teacher_weight, const Tensor& labels,
-                       const Tensor& weights, at::ArrayRef<double> loss_weights, double normalizer,
+                       const Tensor& weights, at::ArrayRef<double> loss_weights,
                        std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad,
                        bool bf16_logits) {
   const Side student = side(student_hidden, student_weight, "student");
@@ -66,7 +66,7 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
         "expected the teacher's hidden states and weight together");
   const Side teacher = has_teacher ? side(*teacher_hidden, *teacher_weight, "teacher") : Side{};
   const std::int64_t tokens = student.hidden.size(0), vocabulary = student.weight.size(0);
-  const ops::LossWeights w = ops::unpack_losses(loss_weights, normalizer, has_teacher);
+  const ops::LossWeights w = ops::unpack_losses(loss_weights, has_teacher);
   if (has_teacher) {
     check_size(teacher.hidden.size(0), tokens, "head_loss", "rows of teacher_hidden");
     check_size(teacher.weight.size(0), vocabulary, "head_loss", "the teacher's vocabulary");
@@ -114,7 +114,6 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
                .labels = label.const_data_ptr<std::int64_t>() + begin,
                .weights = weight.const_data_ptr<float>() + begin,
                .w = w,
-               .normalizer = normalizer,
                .loss = losses.data_ptr<double>() + begin,
                .kl = m + begin,
                .ce = m + tokens + begin,
@@ -131,7 +130,7 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
     }
     if (weight_grad) add_weight_gradient(d_weight, d, student.hidden.narrow(0, begin, n));
   }
-  const Tensor loss = losses.sum().div(normalizer).to(at::kFloat);
+  const Tensor loss = losses.sum().to(at::kFloat);
   const auto metric = [&](int i) { return has_teacher ? metrics[i] : Tensor(); };
   return {loss, metric(0), metrics[1], metric(2), metric(3), d_hidden, d_weight};
 }

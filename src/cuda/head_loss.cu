@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowBlocks) head_kernel(HeadRows 
     const bool known = place >= 0 && place < row.n;
     const Gradient<G> gradient{in.gradient ? static_cast<G*>(in.gradient) + r * stride : nullptr,
                                known ? static_cast<int>(place) : -1,
-                               known ? weight / in.normalizer : CUDART_NAN, gridDim.x * stride,
+                               known ? weight : CUDART_NAN, gridDim.x * stride,
                                r + gridDim.x < in.rows};
     Part all{};
     double s_label = CUDART_NAN, t_label = CUDART_NAN, divergence = 0;

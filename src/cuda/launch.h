@@ -96,10 +96,9 @@ struct HeadRows {
   const std::int64_t* labels;  // [rows], as all below
   const float* weights;
   ops::LossWeights w;
-  double normalizer;
   double* loss;  // weight * loss of each row
   float *kl, *ce, *teacher_ce, *agree;
-  // Of the sum of `loss` over normalizer, with `stride`; null: not wanted; may be `student`.
+  // Of the sum of `loss`, with `stride`; null: not wanted; may be `student`.
   void* gradient;
   Type gradient_type;  // bf16 where `type` is
 };

@@ -15,8 +15,14 @@ at::Tensor Teacher::head_weight() const {
 }
 
 at::Tensor Teacher::compute(const models::Tokens& tokens) const {
+  if (!present()) return {};
   const at::NoGradGuard guard;
   return models::head_input(*model_, models::forward(*model_, tokens));
+}
+
+std::vector<at::Tensor> Teacher::tables() const {
+  if (!present()) return {};
+  return {model_->rope.cos, model_->rope.sin};
 }
 
 at::Tensor Teacher::from_disk(const models::Tokens& tokens) const {

@@ -27,6 +27,11 @@ class Teacher {
 
   bool present() const { return model_ != nullptr; }
   at::Tensor head_weight() const;  // [V, Ht]; undefined without a teacher, as are the others
+  // Of these tokens, whether or not there is a cache.
+  at::Tensor compute(const models::Tokens& tokens) const;
+  // The rotary tables that it reads at present.
+  std::vector<at::Tensor> tables() const;
+  bool cached() const { return cache_; }
   // Of the tokens of `batch`, which is stream.batch(first_draw, sequences).
   at::Tensor hidden(const data::Stream& stream, std::int64_t first_draw, std::int64_t sequences,
                     const data::Batch& batch);
@@ -34,7 +39,6 @@ class Teacher {
   at::Tensor validation_hidden(std::size_t i, const data::Batch& batch);
 
  private:
-  at::Tensor compute(const models::Tokens& tokens) const;
   // From the folder, or computed and kept there.
   at::Tensor from_disk(const models::Tokens& tokens) const;
 

@@ -13,6 +13,7 @@
 #include "core/console.h"
 #include "core/error.h"
 #include "distill/candidates.h"
+#include "distill/micro_step.h"
 #include "distill/resume.h"
 #include "distill/state.h"
 #include "distill/teacher.h"
@@ -27,22 +28,6 @@ using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
-
-// Sums over a step's micro-batches, in FP64 where the model is: one look at its end is the only
-// wait for a GPU.
-struct Sums {
-  at::Tensor loss, kl, ce;
-
-  explicit Sums(at::Device device)
-      : loss(at::zeros({}, at::TensorOptions().dtype(at::kDouble).device(device))),
-        kl(loss.clone()),
-        ce(loss.clone()) {}
-  void add(const ops::HeadOutputs& out) {
-    loss.add_(out.loss.detach());
-    if (out.kl.defined()) kl.add_(out.kl.sum(at::kDouble));
-    ce.add_(out.ce.sum(at::kDouble));
-  }
-};
 
 // What multiplies the gradients, as torch.nn.utils.clip_grad_norm_; NaN when something is not
 // finite, so that nothing changes.
@@ -96,6 +81,7 @@ struct Trainer::Impl {
         config(std::move(config)),
         weights(student, std::move(masters), policy.global, this->config),
         teacher(teacher, this->config.cache_teacher, this->config.cache_folder),
+        micro_step(student, this->teacher, this->config),
         candidates(this->config.state_folder, this->config.keep_best) {
     check_config(this->config, student, teacher);
     if (!this->config.state_folder.empty())
@@ -105,8 +91,6 @@ struct Trainer::Impl {
   StepInfo step_once(const data::Stream& stream);
   [[noreturn]] void out_of_memory(const std::string& why) const;
   Validation validate(const std::vector<data::Batch>& batches);
-  ops::HeadOutputs head(const data::Batch& batch, const at::Tensor& teacher_hidden,
-                        double normalizer);
   void save();
   void resume(const data::Stream& stream, const std::vector<data::Batch>& validation);
   fs::path resume_folder() const { return fs::path(config.state_folder) / "resume"; }
@@ -115,19 +99,11 @@ struct Trainer::Impl {
   const TrainConfig config;
   Weights weights;
   Teacher teacher;
+  MicroStep micro_step;
   Candidates candidates;
   Json identity;  // what a resume point must agree with
   TrainResult done;
 };
-
-ops::HeadOutputs Trainer::Impl::head(const data::Batch& batch, const at::Tensor& teacher_hidden,
-                                     double normalizer) {
-  const at::Tensor hidden = models::head_input(student, models::forward(student, batch.tokens));
-  return ops::head_loss({hidden, student.head_weight(), teacher_hidden, teacher.head_weight(),
-                         batch.labels, batch.weights},
-                        config.loss, normalizer, 0,
-                        config.bf16_logits && at::GradMode::is_enabled());
-}
 
 void Trainer::Impl::out_of_memory(const std::string& why) const {
   const models::DeviceMemory memory = models::memory_of(student.placement.device);
@@ -157,7 +133,6 @@ StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
     batches.push_back(stream.batch(first + at, std::min(micro, config.batch_sequences - at)));
     targets += batches.back().targets;
   }
-  for (data::Batch& batch : batches) batch = batch.to(student.placement.device);
   // A batch of sequences without any target changes nothing but the step's count.
   const double normalizer = std::max(targets, 1.0);
   StepInfo info;
@@ -165,18 +140,18 @@ StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
   info.steps = config.steps;
   info.learning_rate = learning_rate_at(config, done.steps_done);
   std::int64_t tokens = 0;
-  Sums sums(student.placement.device);
+  micro_step.begin(batches);
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    const data::Batch& batch = batches[i];
+    data::Batch& batch = batches[i];
+    batch.weights.div_(normalizer);
     const std::int64_t at = static_cast<std::int64_t>(i) * micro;
-    const ops::HeadOutputs out = head(
-        batch,
-        teacher.hidden(stream, first + at, std::min(micro, config.batch_sequences - at), batch),
-        normalizer);
-    out.loss.backward();
-    sums.add(out);
+    micro_step.run(batch, teacher.cached()
+                              ? teacher.hidden(stream, first + at,
+                                               std::min(micro, config.batch_sequences - at), batch)
+                              : at::Tensor());
     tokens += batch.tokens.ids.numel();
   }
+  const Sums& sums = micro_step.sums();
   const at::Tensor norm = weights.gradient_norm().to(at::kDouble);
   weights.update(info.step, info.learning_rate, clip_factor(norm, sums.loss, config.clip_norm));
   const at::Tensor seen = at::stack({sums.loss, sums.kl, sums.ce, norm}).to(at::kCPU);
@@ -205,7 +180,7 @@ Validation Trainer::Impl::validate(const std::vector<data::Batch>& batches) {
   Sums sums(student.placement.device);
   for (std::size_t i = 0; i < batches.size(); ++i) {
     const data::Batch batch = batches[i].to(student.placement.device);
-    sums.add(head(batch, teacher.validation_hidden(i, batch), 1));
+    sums.add(head_of(student, teacher, config, batch, teacher.validation_hidden(i, batch)));
     targets += batch.targets;
   }
   v.loss = sums.loss.item<double>();
@@ -280,10 +255,13 @@ TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::B
 
   // Gradients are wanted here and nowhere else: the student is evaluated and exported without.
   struct Gradients {
-    Weights& weights;
-    explicit Gradients(Weights& w) : weights(w) { weights.require_gradients(true); }
-    ~Gradients() { weights.require_gradients(false); }
-  } gradients(run.weights);
+    Impl& run;
+    explicit Gradients(Impl& r) : run(r) { run.weights.require_gradients(true); }
+    ~Gradients() {
+      run.weights.require_gradients(false);
+      run.micro_step.forget();
+    }
+  } gradients(run);
 
   if (run.done.validations.empty() && config.validate_every > 0 && !validation.empty()) validate();
   while (run.done.steps_done < config.steps) {
@@ -308,6 +286,10 @@ TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::B
   }
   run.done.interrupted = false;
   return run.done;
+}
+
+void Trainer::stop_recording() {
+  impl_->micro_step.stop_recording();
 }
 
 void Trainer::restore(std::int64_t step) {

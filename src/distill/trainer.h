@@ -33,6 +33,7 @@ struct TrainConfig {
   Schedule schedule = Schedule::cosine;
   StateType optimizer_states = StateType::fp32;
   bool bf16_gradients = false;  // on a GPU; else FP32
+  bool cuda_graphs = true;      // on a GPU: micro-batches are recorded and replayed
   bool bf16_logits = false;     // on a GPU, while training; validation's are FP32
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
   ops::LossWeights loss;
@@ -93,6 +94,9 @@ class Trainer {
   // saved.
   TrainResult train(const data::Stream& stream, const std::vector<data::Batch>& validation,
                     const Callbacks& callbacks);
+
+  // From the next step on every operator runs by itself, for who wants to watch them.
+  void stop_recording();
 
   // Puts the masters kept at `step` into the student (values requantised). Used for the report's
   // checkpoint choice: evaluate each of TrainResult::kept, restore the best.

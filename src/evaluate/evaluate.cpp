@@ -82,7 +82,7 @@ Metrics evaluate(const models::Model& model, const models::Model* teacher,
     }
     in.labels = batch.labels;
     in.weights = batch.weights;
-    add(documents, batch, ops::head_loss(in, loss, 1));
+    add(documents, batch, ops::head_loss(in, loss));
     if (progress) progress(i + 1);
   }
   check(!documents.empty(), "evaluate", "the data has no token to predict");

@@ -140,15 +140,6 @@ Rotation rotation_of(const Model& model, std::int64_t length, at::Tensor rows) {
   return {};
 }
 
-void check_ids(const Model& model, const Tokens& tokens) {
-  check(tokens.ids.dim() == 1 && tokens.ids.scalar_type() == at::kLong && tokens.ids.numel() > 0,
-        "forward", "expected token ids int64 [T], T > 0");
-  check(tokens.least_id >= 0 && tokens.most_id < model.config.vocabulary, "forward",
-        "token ids: expected 0 to {} (vocab_size {}), found {} to {}; does the tokenizer "
-        "belong to this model?",
-        model.config.vocabulary - 1, model.config.vocabulary, tokens.least_id, tokens.most_id);
-}
-
 // Room for `length` positions: doubles, so that appending one token costs amortised one copy.
 void reserve(at::Tensor& cached, const AttentionConfig& c, std::int64_t used, std::int64_t length,
              const at::TensorOptions& options) {
@@ -187,8 +178,17 @@ at::Tensor attend_cached(const AttentionConfig& c, const at::Tensor& qkv, at::Te
 
 }  // namespace
 
+void check_tokens(const Model& model, const Tokens& tokens) {
+  check(tokens.ids.dim() == 1 && tokens.ids.scalar_type() == at::kLong && tokens.ids.numel() > 0,
+        "forward", "expected token ids int64 [T], T > 0");
+  check(tokens.least_id >= 0 && tokens.most_id < model.config.vocabulary, "forward",
+        "token ids: expected 0 to {} (vocab_size {}), found {} to {}; does the tokenizer "
+        "belong to this model?",
+        model.config.vocabulary - 1, model.config.vocabulary, tokens.least_id, tokens.most_id);
+}
+
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
-  check_ids(model, tokens);
+  check_tokens(model, tokens);
   const Tokens here = tokens.to(model.placement.device);
   const auto attend = [&](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
     return ops::attention(qkv, here.cu_seqlens, here.longest, c.heads, c.kv_heads,
@@ -201,7 +201,7 @@ at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& i
                           KvCache& cache) {
   const at::NoGradGuard no_grad;
   const Tokens tokens = tokens_of({ids});
-  check_ids(model, tokens);
+  check_tokens(model, tokens);
   cache.keys.resize(model.layers.size());
   cache.values.resize(model.layers.size());
   const std::int64_t past = cache.length, end = past + tokens.longest;

@@ -116,6 +116,9 @@ struct KvCache {
 // Sees the unquantised input of each linear (calibration).
 using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
 
+// Throws Error for tokens that the model does not have. forward() asks it; whoever replays a
+// recorded one must.
+void check_tokens(const Model& model, const Tokens& tokens);
 // Final-norm output [T, H]. Differentiable when the parameters require gradients. `observer` may be
 // empty. `tokens` may be on another device than the model.
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});

@@ -9,15 +9,17 @@
 #include "core/error.h"
 #include "core/file.h"
 #include "models/model.h"
+#include "models/recording.h"
 
 namespace qad::models {
 namespace {
 
 constexpr const char* kPlugin = "libqad_cuda.so";
 
-// The plug-in's functions that say what is there; null before it is loaded.
+// The plug-in's functions; null before it is loaded.
 using Text = const char* (*)();
 Text machine_text = nullptr;
+RecordWork record = nullptr;
 
 // Before anything asks PyTorch about CUDA: it remembers that there was none.
 void load_plugin() {
@@ -31,7 +33,8 @@ void load_plugin() {
   // What the plug-in finds wrong with driver or card; empty if nothing.
   const auto problem = reinterpret_cast<Text>(dlsym(plugin, "qad_cuda_problem"));
   machine_text = reinterpret_cast<Text>(dlsym(plugin, "qad_cuda_machine"));
-  check(problem != nullptr && machine_text != nullptr, "device",
+  record = reinterpret_cast<RecordWork>(dlsym(plugin, "qad_cuda_record"));
+  check(problem != nullptr && machine_text != nullptr && record != nullptr, "device",
         "cuda: {} is of another version; run scripts/cuda", kPlugin);
   const std::string found = problem();
   check(found.empty(), "device", "cuda: {}", found);
@@ -41,6 +44,13 @@ void load_plugin() {
 }
 
 }  // namespace
+
+std::unique_ptr<Recording> record_work(const at::Device& device,
+                                       const std::function<void()>& work) {
+  check(!device.is_cpu() && record != nullptr, "record", "expected a GPU in use, found {}",
+        device.str());
+  return std::unique_ptr<Recording>(record(work));
+}
 
 Placement placement_named(const std::string& device) {
   if (device == "cpu") return {};

@@ -69,7 +69,7 @@ Tensor kept_rows(const Tensor& weights, const Tensor& labels, std::int64_t vocab
 Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight,
                       const std::optional<Tensor>& teacher_hidden,
                       const std::optional<Tensor>& teacher_weight, const Tensor& labels,
-                      const Tensor& weights, at::ArrayRef<double> loss_weights, double normalizer,
+                      const Tensor& weights, at::ArrayRef<double> loss_weights,
                       std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad,
                       bool bf16_logits) {
   check(!bf16_logits, "head_loss",
@@ -83,7 +83,7 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
   check_inputs(in);
   const std::int64_t all = in.student_hidden.size(0), vocabulary = in.student_weight.size(0);
   const bool teacher = in.teacher_hidden.defined(), gradient = hidden_grad || weight_grad;
-  const LossWeights w = unpack_losses(loss_weights, normalizer, teacher);
+  const LossWeights w = unpack_losses(loss_weights, teacher);
   const Tensor kept = kept_rows(in.weights, in.labels, vocabulary);
   const auto compact = [&](const Tensor& t) {
     return kept.defined() && t.defined() ? t.index_select(0, kept) : t;
@@ -125,7 +125,7 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
       for (std::int64_t r = first; r < last; ++r) {
         const std::int64_t i = begin + r;
         const RowResult row = head_row(sp + r * vocabulary, teacher ? tp + r * vocabulary : nullptr,
-                                       vocabulary, label[i], w, gradient, weight[i] / normalizer);
+                                       vocabulary, label[i], w, gradient, weight[i]);
         losses[i] = weight[i] * row.loss;
         m[i] = static_cast<float>(row.kl);
         m[tokens + i] = static_cast<float>(row.ce);
@@ -139,7 +139,7 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
   double total = 0;
   for (const double l : losses) total += l;
   const auto metric = [&](int i) { return expand(metrics[i]); };
-  return {at::scalar_tensor(total / normalizer, options),
+  return {at::scalar_tensor(total, options),
           teacher ? metric(0) : Tensor(),
           metric(1),
           teacher ? metric(2) : Tensor(),
@@ -151,7 +151,7 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
 TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def(
       "head_loss(Tensor student_hidden, Tensor student_weight, Tensor? teacher_hidden, Tensor? "
-      "teacher_weight, Tensor labels, Tensor weights, float[] loss_weights, float normalizer, int "
+      "teacher_weight, Tensor labels, Tensor weights, float[] loss_weights, int "
       "chunk_tokens, bool hidden_grad, bool weight_grad, bool bf16_logits) -> (Tensor loss, Tensor "
       "kl, Tensor ce, "
       "Tensor teacher_ce, Tensor agree, Tensor d_hidden, Tensor d_weight)");
@@ -160,8 +160,8 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("head_loss", head_loss_cpu);
 }
 
-Outputs forward(const HeadInputs& in, const LossWeights& loss, double normalizer,
-                std::int64_t chunk_tokens, bool hidden_grad, bool weight_grad, bool bf16_logits) {
+Outputs forward(const HeadInputs& in, const LossWeights& loss, std::int64_t chunk_tokens,
+                bool hidden_grad, bool weight_grad, bool bf16_logits) {
   static const auto op = find_op<decltype(head_loss_cpu)>("qad::head_loss");
   const auto optional = [](const Tensor& t) {
     return t.defined() ? std::optional(t) : std::nullopt;
@@ -169,16 +169,16 @@ Outputs forward(const HeadInputs& in, const LossWeights& loss, double normalizer
   const at::Device device = in.student_hidden.device();
   return call_kernel(op, in.student_hidden, in.student_weight, optional(in.teacher_hidden),
                      optional(in.teacher_weight), in.labels.to(device), in.weights.to(device),
-                     pack(loss), normalizer, chunk_tokens, hidden_grad, weight_grad, bf16_logits);
+                     pack(loss), chunk_tokens, hidden_grad, weight_grad, bf16_logits);
 }
 
 }  // namespace
 
-HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, double normalizer,
-                      std::int64_t chunk_tokens, bool bf16_logits) {
+HeadOutputs head_loss(const HeadInputs& in, const LossWeights& loss, std::int64_t chunk_tokens,
+                      bool bf16_logits) {
   const bool record_it = recording({&in.student_hidden, &in.student_weight});
   auto [value, kl, ce, teacher_ce, agree, d_hidden, d_weight] =
-      forward(in, loss, normalizer, chunk_tokens, record_it && in.student_hidden.requires_grad(),
+      forward(in, loss, chunk_tokens, record_it && in.student_hidden.requires_grad(),
               record_it && in.student_weight.requires_grad(), bf16_logits);
   if (record_it)
     record("head_loss", value, {in.student_hidden, in.student_weight}, {d_hidden, d_weight},

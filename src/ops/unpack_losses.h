@@ -12,7 +12,7 @@
 namespace qad::ops {
 
 // values: in the order of for_each_loss.
-inline LossWeights unpack_losses(c10::ArrayRef<double> values, double normalizer, bool teacher) {
+inline LossWeights unpack_losses(c10::ArrayRef<double> values, bool teacher) {
   LossWeights w;
   std::size_t n = 0;
   for_each_loss(w, [&](const char*, double& member) {
@@ -23,8 +23,6 @@ inline LossWeights unpack_losses(c10::ArrayRef<double> values, double normalizer
              "number of loss weights");
   check(w.temperature > 0 && std::isfinite(w.temperature), "head_loss",
         "temperature: expected a positive number, found {}", w.temperature);
-  check(normalizer > 0 && std::isfinite(normalizer), "head_loss",
-        "normalizer: expected a positive number, found {}", normalizer);
   check(teacher || w.divergences() == 0, "head_loss",
         "a divergence needs a teacher; without one only cross_entropy is possible");
   return w;

@@ -145,6 +145,7 @@ BenchResult bench(const BenchOptions& options) {
   }
   result.micro_sequences = config.micro_sequences;
   result.packs_inputs = placement.packs_inputs;
+  result.cuda_graphs = gpu && config.cuda_graphs;
   result.plan = distill::plan_memory(shape, &shape, config, placement, 0, policy);
   result.product_flops = product_flops(placement);
 
@@ -158,9 +159,9 @@ BenchResult bench(const BenchOptions& options) {
   if (policy.activations) amax = quantize::calibrate(student, {stream.batch(0, 1).tokens});
   quantize::quantize(student, policy, amax);
 
-  constexpr std::int64_t kWarmUp = 3;
+  constexpr std::int64_t kWarmUp = 4;  // the third is recorded
   const std::int64_t timed = config.steps;
-  config.steps = kWarmUp + timed + 1;
+  config.steps = kWarmUp + timed + 2;
   distill::Trainer trainer(student, std::move(originals), &teacher, policy, config);
   std::vector<double> seconds;
   std::optional<OperatorTimes> watch;
@@ -169,7 +170,8 @@ BenchResult bench(const BenchOptions& options) {
   callbacks.step = [&](const distill::StepInfo& info) {
     if (info.step > kWarmUp && info.step <= kWarmUp + timed)
       seconds.push_back(tokens / info.tokens_per_second);
-    if (info.step == kWarmUp + timed) watch.emplace(placement.device);
+    if (info.step == kWarmUp + timed) trainer.stop_recording();
+    if (info.step == kWarmUp + timed + 1) watch.emplace(placement.device);
   };
   trainer.train(stream, {}, callbacks);
   result.times = watch->stop();

@@ -28,7 +28,7 @@ struct BenchResult {
   double tokens_per_second = 0;  // median of the steps
   double seconds_per_step = 0;
   std::int64_t micro_sequences = 0;
-  bool packs_inputs = false;
+  bool packs_inputs = false, cuda_graphs = false;
   distill::MemoryPlan plan;
   double peak_bytes = 0;            // on a GPU
   std::vector<OperatorTime> times;  // of one more step, watched

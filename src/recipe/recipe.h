@@ -58,7 +58,7 @@ struct Recipe {
     std::string schedule = "cosine";
     double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
     std::int64_t validate_every = 0, keep_best = 10, save_every = 0;
-    bool cache_teacher = false;
+    bool cache_teacher = false, cuda_graphs = true;
     std::string cache_folder;
     std::string optimizer_states = "fp32", gradients = "fp32", logits = "fp32";
   } train;
@@ -148,6 +148,8 @@ void for_each_key(R& r, F&& f) {
   f("train.optimizer_states", r.train.optimizer_states, "fp32|bf16|int8",
     "AdamW's moments: bf16 is rounded stochastically, int8 in blocks of 256");
   f("train.gradients", r.train.gradients, "fp32|bf16", "on a GPU; the CPU's are fp32");
+  f("train.cuda_graphs", r.train.cuda_graphs, "",
+    "on a GPU: record each micro-batch and replay it, where memory allows");
   f("train.logits", r.train.logits, "fp32|bf16",
     "on a GPU while training: bf16 is faster, its rounding costs some 3e-4 nats (NUMERICS 5.1)");
 

@@ -106,6 +106,7 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.cache_folder = t.cache_folder;
   c.optimizer_states = state_type_of(t.optimizer_states);
   c.bf16_gradients = t.gradients == "bf16";
+  c.cuda_graphs = t.cuda_graphs;
   c.bf16_logits = t.logits == "bf16";
   c.seed = static_cast<std::uint64_t>(recipe.seed);
   c.state_folder = fs::path(recipe.output) / "state";

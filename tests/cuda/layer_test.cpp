@@ -37,8 +37,8 @@ Tensor loss_of(const Layer& l, const Tensor& teacher) {
   const Tensor gated = ops::swiglu(ops::linear(normed, l.gate_up, {}, &q), &q);
   const Tensor last = sum + ops::linear(gated, l.down, {}, &q);
   return ops::head_loss({last, l.table, teacher.to(l.table.options()), l.table.detach(), labels,
-                         there(at::ones({tokens}))},
-                        {.forward_kl = 0.8, .cross_entropy = 0.2}, 50)
+                         there(at::full({tokens}, 1.0f / 50))},
+                        {.forward_kl = 0.8, .cross_entropy = 0.2})
       .loss;
 }
 

@@ -63,6 +63,18 @@ def main():
             kl = [result[k]["kl"] for k in ("ptq", "student")]
             print(f"distill {' '.join(map(str, extra)) or 'as it is'}: KL {kl[0]:.4f} -> {kl[1]:.4f}")
             assert kl[1] < 0.7 * kl[0]
+        # Documents of at most 128 tokens: attention's backward pass then adds up in one order.
+        def losses(folder, *extra):
+            qad("distill", *recipe, "--train.seq_len", 128, "--train.steps", 12, *extra, "-o", folder)
+            lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+            return [line["loss"] for line in lines if "loss" in line]
+
+        for i, extra in enumerate(([], ["--train.micro_sequences", 4], ["--train.cache_teacher", "true"])):
+            recorded = losses(work / f"recorded{i}", *extra)
+            plain = losses(work / f"plain{i}", *extra, "--train.cuda_graphs", "false")
+            print(f"CUDA graphs {' '.join(map(str, extra))}: losses of {len(plain)} steps equal: {recorded == plain}; last {plain[-1]:.6f}")
+            assert len(plain) == 12 and recorded == plain, (recorded, plain)
+
         found = json.loads(qad("evaluate", work / "run/checkpoint", "--teacher", model, "--data", DATA / "test.txt",
                                "--documents", 60, "--seq-len", 256, "--json", "--device", "cpu"))
         print(f"the checkpoint on the CPU: KL {found['kl']:.4f}")

@@ -84,8 +84,8 @@ TEST(HeadLoss, EveryLossAndItsGradients) {
         const std::string what = fmt::format("{}, {} tokens, vocabulary {}, masked {}", loss.name,
                                              shape.tokens, shape.vocabulary, masked);
         const HeadInputs in = make(shape, true, masked), exact = doubles(in);
-        const HeadOutputs a = ops::head_loss(in, loss.weights, 7.5, 3);
-        const HeadOutputs b = reference::head_loss(exact, loss.weights, 7.5);
+        const HeadOutputs a = ops::head_loss(in, loss.weights, 3);
+        const HeadOutputs b = reference::head_loss(exact, loss.weights);
         compare(a, b, true, what);
         a.loss.backward();
         b.loss.backward();
@@ -94,7 +94,7 @@ TEST(HeadLoss, EveryLossAndItsGradients) {
         expect_near(in.student_weight.grad(), exact.student_weight.grad(), kGradientRoundings,
                     what + " dw");
         at::NoGradGuard no_grad;
-        compare(ops::head_loss(in, loss.weights, 7.5), b, true, what + " without gradient");
+        compare(ops::head_loss(in, loss.weights), b, true, what + " without gradient");
       }
 }
 
@@ -102,7 +102,7 @@ TEST(HeadLoss, CrossEntropyNeedsNoTeacher) {
   for (const Shape& shape : kShapes) {
     const LossWeights qat{.forward_kl = 0, .cross_entropy = 1};
     const HeadInputs in = make(shape, false, true), exact = doubles(in);
-    const HeadOutputs a = ops::head_loss(in, qat, 2, 4), b = reference::head_loss(exact, qat, 2);
+    const HeadOutputs a = ops::head_loss(in, qat, 4), b = reference::head_loss(exact, qat);
     compare(a, b, false, "no teacher");
     (a.loss * 3).backward();
     (b.loss * 3).backward();
@@ -119,9 +119,9 @@ TEST(HeadLoss, GradientIsTheSlopeOfTheLoss) {
       HeadInputs moved = doubles(in);
       moved.student_hidden = (moved.student_hidden + dh * step).detach();
       moved.student_weight = (moved.student_weight + dw * step).detach();
-      return reference::head_loss(moved, loss.weights, 6).loss.item<double>();
+      return reference::head_loss(moved, loss.weights).loss.item<double>();
     };
-    ops::head_loss(in, loss.weights, 6).loss.backward();
+    ops::head_loss(in, loss.weights).loss.backward();
     const double slope = (in.student_hidden.grad().to(at::kDouble) * dh).sum().item<double>() +
                          (in.student_weight.grad().to(at::kDouble) * dw).sum().item<double>();
     // differences of 1e-5 leave 1e-8 of curvature; FP32 leaves some 1e-6 of terms of size 10
@@ -135,7 +135,7 @@ TEST(HeadLoss, ChunksAndThreadsAgree) {
   const auto run = [&](std::int64_t chunk) {
     in.student_hidden.mutable_grad() = Tensor();
     in.student_weight.mutable_grad() = Tensor();
-    const HeadOutputs out = ops::head_loss(in, {}, 35, chunk);
+    const HeadOutputs out = ops::head_loss(in, {}, chunk);
     out.loss.backward();
     return std::vector<Tensor>{
         out.loss.detach(),       out.kl, out.ce, out.teacher_ce, in.student_hidden.grad(),
@@ -159,7 +159,8 @@ TEST(HeadLoss, TeacherThatIsTheStudent) {
   HeadInputs in = make({12, 16, 16, 100}, true, false);
   in.teacher_hidden = in.student_hidden.detach();  // the same storage
   in.teacher_weight = in.student_weight.detach();
-  const HeadOutputs out = ops::head_loss(in, {0.4, 0.2, 0.2, 0.2, 0, 1}, 12);
+  in.weights = at::full({12}, 1.0f / 12);
+  const HeadOutputs out = ops::head_loss(in, {0.4, 0.2, 0.2, 0.2, 0, 1});
   out.loss.backward();
   EXPECT_EQ(out.loss.item<float>(), 0);
   reference::expect_same(out.kl, at::zeros({12}), "kl");
@@ -173,7 +174,7 @@ TEST(HeadLoss, ExtremeLogitsStayFinite) {
   in.teacher_weight = in.teacher_weight * 1000;
   for (const Loss& loss : kLosses) {
     in.student_weight = leaf(in.student_weight.detach().sign() * 500);
-    const HeadOutputs out = ops::head_loss(in, loss.weights, 5);
+    const HeadOutputs out = ops::head_loss(in, loss.weights);
     out.loss.backward();
     EXPECT_TRUE(std::isfinite(out.loss.item<float>())) << loss.name;
     EXPECT_TRUE(in.student_weight.grad().isfinite().all().item<bool>()) << loss.name;
@@ -183,7 +184,7 @@ TEST(HeadLoss, ExtremeLogitsStayFinite) {
 TEST(HeadLoss, NothingKept) {
   HeadInputs in = make({4, 8, 8, 10}, true, false);
   in.weights = at::zeros({4});
-  const HeadOutputs out = ops::head_loss(in, {}, 1);
+  const HeadOutputs out = ops::head_loss(in, {});
   out.loss.backward();
   EXPECT_EQ(out.loss.item<float>(), 0);
   reference::expect_same(in.student_weight.grad(), at::zeros({10, 8}), "dw");
@@ -194,7 +195,7 @@ TEST(HeadLoss, RefusesWrongInputs) {
   const auto refused = [&](auto&& spoil, LossWeights w = {}) {
     HeadInputs in = good;
     spoil(in);
-    EXPECT_THROW(ops::head_loss(in, w, 1), Error);
+    EXPECT_THROW(ops::head_loss(in, w), Error);
   };
   refused([](HeadInputs& in) { in.teacher_hidden = in.teacher_weight = Tensor(); });
   refused([](HeadInputs& in) { in.labels = at::full({4}, 10, at::kLong); });
@@ -203,14 +204,14 @@ TEST(HeadLoss, RefusesWrongInputs) {
   refused([](HeadInputs& in) { in.weights = at::ones({3}); });
   refused([](HeadInputs& in) { in.student_hidden = random({4, 9}); });
   refused([](HeadInputs&) {}, {.temperature = 0});
-  EXPECT_THROW(ops::head_loss(good, {}, 1, 0, true), Error);  // BF16 logits, on a CPU
+  EXPECT_THROW(ops::head_loss(good, {}, 0, true), Error);  // BF16 logits, on a CPU
 }
 
 // A retained graph gives the same gradients again; a spent one says so.
 TEST(HeadLoss, BackwardTwice) {
   HeadInputs in = make({4, 8, 6, 10}, true, false);
   in.student_hidden = leaf(in.student_hidden.detach());
-  const HeadOutputs out = ops::head_loss(in, {}, 1);
+  const HeadOutputs out = ops::head_loss(in, {});
   out.loss.backward(at::full({}, 2.0f), true);
   const at::Tensor once = in.student_hidden.grad().clone();
   out.loss.backward(at::full({}, 2.0f));

@@ -84,7 +84,7 @@ inline Tensor attention(const Tensor& qkv, const std::vector<std::int32_t>& star
 }
 
 // Everything of HeadOutputs, from double logits that exist whole.
-inline HeadOutputs head_loss(const HeadInputs& in, const LossWeights& w, double normalizer) {
+inline HeadOutputs head_loss(const HeadInputs& in, const LossWeights& w) {
   const Tensor s = at::mm(in.student_hidden, in.student_weight.t());
   const Tensor kept = in.weights.ne(0).to(at::kDouble);
   const Tensor label = in.labels.clamp_min(0).unsqueeze(1);
@@ -107,7 +107,7 @@ inline HeadOutputs head_loss(const HeadInputs& in, const LossWeights& w, double 
                               (kl(p, m) + kl(q, m)) * (0.5 * w.jensen_shannon);
     loss = loss + divergence * (tau * tau) + (s - t).square().mean(-1) * w.mse;
   }
-  out.loss = (loss * in.weights).sum() / normalizer;
+  out.loss = (loss * in.weights).sum();
   return out;
 }
 

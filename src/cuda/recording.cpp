@@ -1,0 +1,45 @@
+// CUDA graphs through LibTorch, whose allocator then takes memory from a pool that graphs own.
+#include "models/recording.h"
+
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+
+namespace qad::cuda {
+namespace {
+
+class Graph final : public models::Recording {
+ public:
+  explicit Graph(const std::function<void()>& work) {
+    // One pool for all: they never run at once.
+    static const at::MempoolId_t pool = at::cuda::graph_pool_handle();
+    // What ran before left memory with the allocator that the pool cannot use.
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    const c10::cuda::CUDAStream before = c10::cuda::getCurrentCUDAStream();
+    const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
+    before.synchronize();
+    const c10::cuda::CUDAStreamGuard guard(stream);
+    graph_.capture_begin(pool);
+    try {
+      work();
+    } catch (...) {
+      try {
+        graph_.capture_end();
+      } catch (const std::exception&) {  // a consequence of the first error, which says more
+      }
+      throw;
+    }
+    graph_.capture_end();
+  }
+  void replay() override { graph_.replay(); }
+
+ private:
+  at::cuda::CUDAGraph graph_;
+};
+
+}  // namespace
+}  // namespace qad::cuda
+
+extern "C" qad::models::Recording* qad_cuda_record(const std::function<void()>& work) {
+  return new qad::cuda::Graph(work);
+}

@@ -1,0 +1,29 @@
+// GPU work recorded once and started as a whole (a CUDA graph): its thousands of launches cost the
+// host as much as one.
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include <functional>
+#include <memory>
+
+namespace qad::models {
+
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  // Does again what was recorded, on the current stream: same kernels, same addresses. What the
+  // work allocated and still held at its end stays valid, and is written anew.
+  virtual void replay() = 0;
+};
+
+// Runs `work`, whose launches on the device are recorded and not done. It may not wait for the
+// device, and every tensor that it reads from outside must stay where it is while the recording
+// lives. Recordings share the memory of what they allocate and let go, so two of them may not run
+// at once. An error of `work` is passed on; Error without a GPU.
+std::unique_ptr<Recording> record_work(const at::Device& device, const std::function<void()>& work);
+
+// What the plug-in exports for it: as record_work, in C's calling convention, for ownership.
+using RecordWork = Recording* (*)(const std::function<void()>& work);
+
+}  // namespace qad::models
