@@ -11,13 +11,14 @@ import json, pathlib, statistics, subprocess, sys
 
 QAD, MODEL, DATA, OUT = sys.argv[1], *map(pathlib.Path, sys.argv[2:5])
 SEEDS = int(sys.argv[5]) if len(sys.argv) > 5 else 3
-STEP = "train.seq_len=1024,train.warmup_steps=20,train.learning_rate=3e-4,quantize.weight_scales=mse"
+STEP = "train.seq_len=1024,train.warmup_steps=20,train.batch_sequences=4,train.learning_rate=2e-4,quantize.weight_scales=mse"
 VARIANTS = {
     "QAT, 2.5M tokens": "method=qat,train.batch_sequences=16,train.steps=150,train.learning_rate=1e-4",
-    "QAD, 1.2M tokens": "train.batch_sequences=8,train.steps=150",
-    "QAD, 2.5M tokens": "train.batch_sequences=8,train.steps=300",
-    "QAD, 9.8M tokens": "train.batch_sequences=8,train.steps=1200",
+    "QAD, 1.2M tokens": "train.steps=300",
+    "QAD, 2.5M tokens": "train.steps=600",
+    "QAD, 9.8M tokens": "train.steps=2400",
 }
+CURVE = 30  # points of a run's training curve, each the mean of as many steps
 
 
 def qad(*args):
@@ -37,8 +38,13 @@ def run(settings, seed):
     result = json.loads((out / "result.json").read_text())
     wiki = json.loads(qad("evaluate", out / "checkpoint", "--teacher", MODEL, "--data", DATA / "wiki_test.jsonl",
                           "--seq-len", 1024, "--json", "--device", "cuda"))
+    steps = [s for s in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in s]
+    each = max(1, len(steps) // CURVE)
+    parts = [steps[i:i + each] for i in range(0, len(steps) - each + 1, each)]
+    mean = lambda part, key: round(statistics.mean(s[key] for s in part), 5)
+    curve = [{"tokens": p[-1]["tokens"], **{k: mean(p, k) for k in ("kl", "ce") if k in p[0]}} for p in parts]
     return {"chat": result["student"], "ptq": result["ptq"], "teacher": result["teacher"], "wiki": wiki,
-            "seconds": result["seconds"], "tokens": result["tokens"], "steps": result.get("steps")}
+            "seconds": result["seconds"], "tokens": result["tokens"], "curve": curve}
 
 
 def main():

@@ -1,4 +1,4 @@
-"""The data of recovery.py: chats and wiki text as lines of 1,024 tokens of ChatML, cut without regard to documents, as
+"""The data of recovery.py: chats and wiki text as lines of 1,024 token ids of ChatML, cut without regard to documents, as
 the peer's figures were taken.
 
     python3 bench/cuda/recovery_data.py TOKENIZER.json DOCS.json.gz OUT
@@ -32,7 +32,7 @@ def main():
         return [flat[i:i + LENGTH] for i in range(0, len(flat) - LENGTH + 1, LENGTH)]
 
     def write(name, rows):
-        lines = (json.dumps({"text": tokenizer.decode(r, skip_special_tokens=False)}, ensure_ascii=False) for r in rows)
+        lines = (json.dumps({"input_ids": r}, separators=(",", ":")) for r in rows)
         (out / f"{name}.jsonl").write_text("".join(line + "\n" for line in lines))
         print(name, len(rows))
 

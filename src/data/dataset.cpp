@@ -2,6 +2,7 @@
 #include "data/dataset.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -13,6 +14,7 @@ namespace {
 
 constexpr std::string_view kOperation = "read_data";
 constexpr std::string_view kSeparator = "<|endoftext|>";
+constexpr std::int64_t kIgnored = -100;  // the label of a token that does not count
 constexpr std::string_view kSpace = " \t\r\n\v\f";
 
 std::string_view trim(std::string_view s) {
@@ -42,10 +44,44 @@ std::string string_at(const Json& line, const char* key) {
   return value.get<std::string>();
 }
 
-Document read_line(std::string_view text, const Renderer& renderer) {
+std::vector<std::int64_t> integers_at(const Json& line, const char* key) {
+  const Json& list = line.at(key);
+  const auto whole = [](const Json& id) { return id.is_number_integer(); };
+  check(list.is_array() && std::all_of(list.begin(), list.end(), whole), kOperation,
+        "expected '{}' to be a list of whole numbers", key);
+  return list.get<std::vector<std::int64_t>>();
+}
+
+Document tokenized(const Json& line, Mask mask) {
+  Document d;
+  for (const std::int64_t id : integers_at(line, "input_ids")) {
+    check(id >= 0 && id <= std::numeric_limits<text::TokenId>::max(), kOperation,
+          "'input_ids': expected token ids, found {}", id);
+    d.ids.push_back(static_cast<text::TokenId>(id));
+  }
+  check(!d.ids.empty(), kOperation, "'input_ids' is empty");
+  d.counts.assign(d.ids.size(), 1);
+  if (!line.contains("labels")) {
+    check(mask == Mask::all, kOperation, "the mask 'assistant' needs 'labels' beside 'input_ids'");
+    return d;
+  }
+  const std::vector<std::int64_t> labels = integers_at(line, "labels");
+  check(labels.size() == d.ids.size(), kOperation,
+        "expected as many labels as input_ids, {}, found {}", d.ids.size(), labels.size());
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    check(labels[i] == kIgnored || labels[i] == d.ids[i], kOperation,
+          "'labels': expected {} or the token's own id, {}, at place {}, found {}", kIgnored,
+          d.ids[i], i, labels[i]);
+    d.counts[i] = labels[i] != kIgnored;
+  }
+  return d;
+}
+
+Document read_line(std::string_view text, const Renderer& renderer, Mask mask) {
   check(!trim(text).empty(), kOperation, "the line is empty");
   const Json line = parse_json(text, "this line");
   check(line.is_object(), kOperation, "expected an object, found {}", line.type_name());
+  if (line.contains("input_ids")) return tokenized(line, mask);
   if (line.contains("messages"))
     return renderer.chat(line["messages"], line.contains("tools") ? line["tools"] : Json());
   if (line.contains("prompt") && line.contains("response")) {
@@ -57,7 +93,7 @@ Document read_line(std::string_view text, const Renderer& renderer) {
         Json());
   }
   check(line.contains("text"), kOperation,
-        "expected 'text', 'messages', or 'prompt' and 'response'");
+        "expected 'text', 'messages', 'prompt' and 'response', or 'input_ids'");
   const std::string plain = string_at(line, "text");
   check(!plain.empty(), kOperation, "'text' is empty");
   return renderer.plain(plain);
@@ -92,7 +128,7 @@ std::vector<Document> read_documents(const fs::path& file, const text::Tokenizer
     });
   } else {
     split(mapped.text(), "\n", [&](std::string_view text, std::int64_t line) {
-      return add(line, [&] { return read_line(text, renderer); });
+      return add(line, [&] { return read_line(text, renderer, options.mask); });
     });
   }
   check(!documents.empty(), kOperation, "{}:1: no documents; the file is empty", file.string());

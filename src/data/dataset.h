@@ -34,6 +34,8 @@ struct RenderOptions {
 //   messages [, tools]  rendered by the chat template and encoded without further special tokens
 //   prompt, response    a chat of two messages; without a chat template the two texts joined, as
 //                       a plain text
+//   input_ids           token ids as they are, with nothing added; with `labels` beside them those
+//    [, labels]         whose label is -100 do not count, as in Transformers, whatever the mask
 // Throws Error "[read_data] FILE:LINE: ..." for empty files, empty or malformed lines, a chat
 // without a chat template, and an assistant mask over texts that have no assistant.
 std::vector<Document> read_documents(const fs::path& file, const text::Tokenizer& tokenizer,

@@ -72,6 +72,13 @@ void check_config(const TrainConfig& c, const models::Model& student,
         teacher == nullptr ? 0 : teacher->config.vocabulary, student.config.vocabulary);
 }
 
+// The micro-batches of a step, on the CPU; their weights are such that losses add up to a mean.
+struct StepData {
+  std::int64_t first = 0;  // draw of the stream
+  std::vector<data::Batch> batches;
+  double normalizer = 1;  // target tokens
+};
+
 }  // namespace
 
 struct Trainer::Impl {
@@ -89,6 +96,7 @@ struct Trainer::Impl {
   }
 
   StepInfo step_once(const data::Stream& stream);
+  StepData draw(const data::Stream& stream, std::int64_t step) const;
   [[noreturn]] void out_of_memory(const std::string& why) const;
   Validation validate(const std::vector<data::Batch>& batches);
   void save();
@@ -101,7 +109,8 @@ struct Trainer::Impl {
   Teacher teacher;
   MicroStep micro_step;
   Candidates candidates;
-  Json identity;  // what a resume point must agree with
+  std::optional<StepData> ahead;  // of the next step
+  Json identity;                  // what a resume point must agree with
   TrainResult done;
 };
 
@@ -123,18 +132,30 @@ void Trainer::Impl::out_of_memory(const std::string& why) const {
        human_bytes(memory.free), why, micro, config.seq_len, advice);
 }
 
-StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
-  const auto start = Clock::now();
-  const std::int64_t first = done.steps_done * config.batch_sequences;
+StepData Trainer::Impl::draw(const data::Stream& stream, std::int64_t step) const {
+  StepData data;
+  data.first = step * config.batch_sequences;
   const std::int64_t micro = config.micro_batch();
-  std::vector<data::Batch> batches;
   double targets = 0;
   for (std::int64_t at = 0; at < config.batch_sequences; at += micro) {
-    batches.push_back(stream.batch(first + at, std::min(micro, config.batch_sequences - at)));
-    targets += batches.back().targets;
+    data.batches.push_back(
+        stream.batch(data.first + at, std::min(micro, config.batch_sequences - at)));
+    targets += data.batches.back().targets;
   }
   // A batch of sequences without any target changes nothing but the step's count.
-  const double normalizer = std::max(targets, 1.0);
+  data.normalizer = std::max(targets, 1.0);
+  for (data::Batch& batch : data.batches) batch.weights.div_(data.normalizer);
+  return data;
+}
+
+StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
+  const auto start = Clock::now();
+  StepData data = ahead && ahead->first == done.steps_done * config.batch_sequences
+                      ? std::move(*ahead)
+                      : draw(stream, done.steps_done);
+  ahead.reset();
+  const std::int64_t first = data.first, micro = config.micro_batch();
+  std::vector<data::Batch>& batches = data.batches;
   StepInfo info;
   info.step = done.steps_done + 1;
   info.steps = config.steps;
@@ -142,8 +163,7 @@ StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
   std::int64_t tokens = 0;
   micro_step.begin(batches);
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    data::Batch& batch = batches[i];
-    batch.weights.div_(normalizer);
+    const data::Batch& batch = batches[i];
     const std::int64_t at = static_cast<std::int64_t>(i) * micro;
     micro_step.run(batch, teacher.cached()
                               ? teacher.hidden(stream, first + at,
@@ -154,11 +174,13 @@ StepInfo Trainer::Impl::step_once(const data::Stream& stream) {
   const Sums& sums = micro_step.sums();
   const at::Tensor norm = weights.gradient_norm().to(at::kDouble);
   weights.update(info.step, info.learning_rate, clip_factor(norm, sums.loss, config.clip_norm));
+  // While a GPU is busy.
+  if (info.step < config.steps) ahead = draw(stream, info.step);
   const at::Tensor seen = at::stack({sums.loss, sums.kl, sums.ce, norm}).to(at::kCPU);
   const double* const figures = seen.const_data_ptr<double>();
   info.loss = figures[0];
-  info.kl = figures[1] / normalizer;
-  info.ce = figures[2] / normalizer;
+  info.kl = figures[1] / data.normalizer;
+  info.ce = figures[2] / data.normalizer;
   info.gradient_norm = figures[3];
   check(std::isfinite(info.gradient_norm) && std::isfinite(info.loss), "train",
         "step {}: loss {} and gradient norm {}; training has diverged, try a lower learning rate",
@@ -240,6 +262,7 @@ TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::B
                            const Callbacks& callbacks) {
   Impl& run = *impl_;
   const TrainConfig& config = run.config;
+  run.ahead.reset();  // of another stream
   if (run.done.steps_done == 0) run.resume(stream, validation);
   if (callbacks.started) callbacks.started(run.done.steps_done);
   const auto start = Clock::now();

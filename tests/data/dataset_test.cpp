@@ -55,6 +55,20 @@ TEST(Dataset, TextIsSplitTrimmedAndFramed) {
   EXPECT_THAT(documents[1].counts, ElementsAre(1, 1, 1, 1));
 }
 
+TEST(Dataset, TokenIdsAreTakenAsTheyAre) {
+  RenderOptions options;
+  options.eos = true;
+  const auto documents = read("a.jsonl",
+                              "{\"input_ids\": [5, 0, 7]}\n"
+                              "{\"input_ids\": [5, 6, 7], \"labels\": [-100, 6, -100]}\n",
+                              tiny_tokenizer(), options);
+  ASSERT_EQ(documents.size(), 2);
+  EXPECT_THAT(documents[0].ids, ElementsAre(5, 0, 7));
+  EXPECT_THAT(documents[0].counts, ElementsAre(1, 1, 1));
+  EXPECT_THAT(documents[1].ids, ElementsAre(5, 6, 7));
+  EXPECT_THAT(documents[1].counts, ElementsAre(0, 1, 0));
+}
+
 TEST(Dataset, NoEosUnlessAskedForAndNoMoreDocuments) {
   RenderOptions options;
   options.max_documents = 2;
@@ -136,6 +150,12 @@ TEST(Dataset, ErrorsNameFileAndLine) {
       {"a.jsonl", "{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n", plain, all, "a.jsonl:2:", "is empty"},
       {"a.jsonl", "{\"text\": \"a\"}\n{\"text\": \n", plain, all, "a.jsonl:2:", "parse_json"},
       {"a.jsonl", "[1]", plain, all, "a.jsonl:1:", "expected an object"},
+      {"a.jsonl", "{\"input_ids\": []}", plain, all, "a.jsonl:1:", "'input_ids' is empty"},
+      {"a.jsonl", "{\"input_ids\": [1, 2.5]}", plain, all, "a.jsonl:1:", "whole numbers"},
+      {"a.jsonl", "{\"input_ids\": [1, -1]}", plain, all, "a.jsonl:1:", "found -1"},
+      {"a.jsonl", "{\"input_ids\": [1, 2], \"labels\": [1]}", plain, all, "a.jsonl:1:", "found 1"},
+      {"a.jsonl", "{\"input_ids\": [1, 2], \"labels\": [1, 3]}", plain, all,
+       "a.jsonl:1:", "at place 1, found 3"},
       {"a.jsonl", "{\"txt\": \"a\"}", plain, all, "a.jsonl:1:", "expected 'text'"},
       {"a.jsonl", "{\"text\": 1}", plain, all, "a.jsonl:1:", "to be a string"},
       {"a.jsonl", "{\"text\": \"\"}", plain, all, "a.jsonl:1:", "'text' is empty"},
