@@ -51,7 +51,8 @@ void add_logits(CLI::App& app) {
   command.run([o] {
     apply(o->compute);
     const checkpoint::Checkpoint source = checkpoint::open(o->model);
-    const models::Model model = models::load(source, models::placement_of(o->compute.device));
+    const models::Model model =
+        recipe::load_values(source, models::placement_of(o->compute.device));
     const auto ids = read_ids(o->tokens, model.config.vocabulary);
     const at::NoGradGuard no_grad;
     const at::Tensor logits = models::logits(model, models::forward(model, models::tokens_of(ids)))

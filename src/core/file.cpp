@@ -123,34 +123,41 @@ bool is_mount_point(const fs::path& path) {
 
 }  // namespace
 
+MappedFile::Map::~Map() {
+  if (!bytes.empty()) ::munmap(const_cast<std::byte*>(bytes.data()), bytes.size());
+  if (fd >= 0) ::close(fd);
+}
+
 MappedFile::MappedFile(const fs::path& path) : path_(path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not hang
-  check(fd >= 0, "open", "{}: {}", path.string(), std::strerror(errno));
+  const auto map = std::make_shared<Map>();
+  map->fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not hang
+  check(map->fd >= 0, "open", "{}: {}", path.string(), std::strerror(errno));
   struct stat st {};
-  if (::fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-    ::close(fd);
-    fail("open", "{}: not a regular file", path.string());
-  }
-  const std::size_t size = static_cast<std::size_t>(st.st_size);
-  void* address = nullptr;
-  if (size > 0) {
-    address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    const int error = errno;
-    ::close(fd);
+  check(::fstat(map->fd, &st) == 0 && S_ISREG(st.st_mode), "open", "{}: not a regular file",
+        path.string());
+  if (const auto size = static_cast<std::size_t>(st.st_size); size > 0) {
+    void* const address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, map->fd, 0);
     check(address != MAP_FAILED, "open", "{}: cannot map {} bytes: {}", path.string(), size,
-          std::strerror(error));
-  } else {
-    ::close(fd);
+          std::strerror(errno));
+    map->bytes = {static_cast<const std::byte*>(address), size};
   }
-  map_ = {new std::span<const std::byte>(static_cast<const std::byte*>(address), size),
-          [](const std::span<const std::byte>* span) {
-            if (!span->empty()) ::munmap(const_cast<std::byte*>(span->data()), span->size());
-            delete span;
-          }};
+  map_ = map;
 }
 
 std::span<const std::byte> MappedFile::bytes() const {
-  return map_ ? *map_ : std::span<const std::byte>{};
+  return map_ ? map_->bytes : std::span<const std::byte>{};
+}
+
+void MappedFile::read(std::size_t offset, std::span<std::byte> out) const {
+  while (!out.empty()) {
+    const ssize_t n =
+        map_ ? ::pread(map_->fd, out.data(), out.size(), static_cast<off_t>(offset)) : 0;
+    if (n < 0 && errno == EINTR) continue;
+    check(n > 0, "read", "{}: {} bytes at {}: {}", path_.string(), out.size(), offset,
+          n < 0 ? std::strerror(errno) : "the file ends before them");
+    offset += static_cast<std::size_t>(n);
+    out = out.subspan(static_cast<std::size_t>(n));
+  }
 }
 
 void MappedFile::release_pages() const {

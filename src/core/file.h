@@ -13,7 +13,8 @@ namespace qad {
 
 namespace fs = std::filesystem;
 
-// A read-only memory map; copies share it. Throws Error naming the path and errno's text.
+// A read-only memory map and its open file; copies share both. Throws Error naming the path and
+// errno's text.
 class MappedFile {
  public:
   MappedFile() = default;
@@ -23,10 +24,21 @@ class MappedFile {
   const fs::path& path() const { return path_; }
   // Gives the pages that were read back to the system; they are read again when touched again.
   void release_pages() const;
+  // Fills `out` with the bytes from `offset` on, past the map: large reads of bytes that are needed
+  // once cost no page faults. Throws Error if the file no longer has them.
+  void read(std::size_t offset, std::span<std::byte> out) const;
 
  private:
+  struct Map {
+    int fd = -1;
+    std::span<const std::byte> bytes;
+    Map() = default;
+    Map(const Map&) = delete;
+    Map& operator=(const Map&) = delete;
+    ~Map();
+  };
   fs::path path_;
-  std::shared_ptr<const std::span<const std::byte>> map_;
+  std::shared_ptr<const Map> map_;
 };
 
 std::string read_text(const fs::path& path);

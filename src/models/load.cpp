@@ -1,11 +1,15 @@
 // A checkpoint's tensors into a model's values: parts one below the other, NVFP4 dequantised.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
 
 #include <atomic>
+#include <cmath>
+#include <limits>
 
 #include "checkpoint/nvfp4_tensors.h"
 #include "core/error.h"
+#include "models/device_copy.h"
 #include "models/verify.h"
 
 namespace qad::models {
@@ -42,25 +46,39 @@ bool copies_as_it_is(const checkpoint::Tensor& t, const at::Tensor& rows) {
          rows.scalar_type() == at::kBFloat16;
 }
 
-void copy_to_device(const checkpoint::Tensor& t, const at::Tensor& rows) {
-  // from_blob wants a pointer that it could write to; nobody does.
-  void* const bytes = const_cast<std::byte*>(t.raw.data());
-  at::Tensor to = rows;
-  to.copy_(at::from_blob(bytes, rows.sizes(), at::kBFloat16));
+// Where in a file a tensor's bytes are.
+FileCopy file_copy(const checkpoint::Checkpoint& c, const checkpoint::Tensor& t,
+                   const at::Tensor& to) {
+  for (const MappedFile& file : c.files) {
+    const auto bytes = file.bytes();
+    if (t.raw.data() >= bytes.data() && t.raw.data() + t.raw.size() <= bytes.data() + bytes.size())
+      return {&file, static_cast<std::size_t>(t.raw.data() - bytes.data()), to};
+  }
+  fail(kOperation, "{}: {}: expected its bytes in one of the checkpoint's files", c.path.string(),
+       t.name);
 }
 
 // What went to a GPU without being looked at on the way.
 void check_finite(const Model& model, const fs::path& path) {
   if (model.placement.device.is_cpu()) return;
+  std::vector<const Part*> parts;
+  // The largest magnitude is infinite or NaN if any value is: one pass without temporaries, and one
+  // wait for all.
+  std::vector<at::Tensor> largest;
   for (const Parameter* p : parameters(model)) {
-    if (p->value.isfinite().all().item<bool>()) continue;
     std::int64_t row = 0;
     for (const Part& part : p->parts) {
-      check(p->value.narrow(0, row, part.rows).isfinite().all().item<bool>(), kOperation,
-            "{}: {}: expected finite values, found an infinity or NaN", path.string(), part.name);
+      parts.push_back(&part);
+      largest.push_back(at::linalg_vector_norm(p->value.narrow(0, row, part.rows),
+                                               std::numeric_limits<double>::infinity()));
       row += part.rows;
     }
   }
+  const at::Tensor found = at::stack(largest).to(at::kCPU, at::kFloat);
+  for (std::size_t i = 0; i < parts.size(); ++i)
+    check(std::isfinite(found.const_data_ptr<float>()[i]), kOperation,
+          "{}: {}: expected finite values, found an infinity or NaN", path.string(),
+          parts[i]->name);
 }
 
 }  // namespace
@@ -74,6 +92,7 @@ Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
                          : fmt::format(" (and {} more: qad verify lists them)", wrong.size() - 1));
 
   std::vector<Job> jobs;
+  std::vector<FileCopy> copies;
   // Calls fill with room for a part's values, which are `rows`' in FP32.
   const auto fill = [&](at::Tensor rows, std::function<void(float*)> fill) {
     jobs.push_back({rows.numel(), [rows, fill = std::move(fill)] {
@@ -87,7 +106,7 @@ Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
   const auto plain = [&](const Part& part, const at::Tensor& rows) {
     const checkpoint::Tensor& t = c.at(part.name);
     if (!rows.is_cpu() && copies_as_it_is(t, rows))
-      jobs.push_back({t.elements(), [&t, rows] { copy_to_device(t, rows); }});
+      copies.push_back(file_copy(c, t, rows));
     else
       fill(rows, [&c, &t](float* out) {
         const std::string bad = read_finite(t, out);
@@ -118,6 +137,7 @@ Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
   for (Parameter* p : parameters(model))
     if (p->value.is_meta()) parts(*p, plain);
   run(std::move(jobs));
+  copy_to_device(std::move(copies));
   check_finite(model, c.path);
 
   const std::string tied = tied_head_problem(model, c);

@@ -2,6 +2,7 @@
 // looks, and is loaded only when asked for, so that the program runs where there is no CUDA.
 #include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <dlfcn.h>
 
 #include <fstream>
@@ -41,6 +42,8 @@ void load_plugin() {
   check(at::getNumGPUs() > 0, "device",
         "cuda: LibTorch sees no GPU (CUDA_VISIBLE_DEVICES, or a LibTorch without CUDA?)");
   at::globalContext().lazyInitDevice(at::kCUDA);  // or it knows nothing of its memory
+  // Makes the GPU's context: some tenths of a second that are no part of what comes next.
+  c10::impl::getDeviceGuardImpl(at::kCUDA)->synchronizeDevice(0);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "recipe/steps.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "checkpoint/write.h"
@@ -25,9 +26,23 @@ nvfp4::BlockScale block_scale_of(const std::string& word) {
 
 }  // namespace
 
+models::Model load_values(const checkpoint::Checkpoint& source,
+                          const models::Placement& placement) {
+  const auto start = std::chrono::steady_clock::now();
+  models::Model model = models::load(source, placement);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  double bytes = 0;
+  for (const auto& [name, tensor] : source.tensors)
+    bytes += static_cast<double>(tensor.stored_bytes);
+  if (bytes >= 1e9)
+    note("loaded      {} in {:.2f} s, {}/s", human_bytes(bytes), took.count(),
+         human_bytes(bytes / took.count()));
+  return model;
+}
+
 LoadedModel load_model(const fs::path& path, const models::Placement& placement) {
   checkpoint::Checkpoint source = checkpoint::open(path);
-  models::Model model = models::load(source, placement);
+  models::Model model = load_values(source, placement);
   for (const MappedFile& file : source.files) file.release_pages();  // the model has its own copy
   text::Tokenizer tokenizer = text::tokenizer_of(source);
   check(tokenizer.vocab_size() <= model.config.vocabulary, "load_model",

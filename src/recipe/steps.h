@@ -24,6 +24,8 @@ struct LoadedModel {
   bool quantized() const { return !source.quantization.is_null(); }
 };
 LoadedModel load_model(const fs::path& path, const models::Placement& placement);
+// The values alone; of a checkpoint from 1 GB on, for which one waits, says on stderr how fast.
+models::Model load_values(const checkpoint::Checkpoint& source, const models::Placement& placement);
 
 // Throws Error "[operation] ..." unless both models have the same tokens.
 void check_same_vocabulary(std::string_view operation, const LoadedModel& teacher,

@@ -68,6 +68,21 @@ TEST_F(FileTest, MapsWhatWasWritten) {
   EXPECT_THAT(names(), UnorderedElementsAre("a", "empty"));
 }
 
+TEST_F(FileTest, ReadsPastTheMap) {
+  write_file(at("a"), "0123456789");
+  const MappedFile file(at("a"));
+  std::string out(4, ' ');
+  const auto bytes = std::as_writable_bytes(std::span(out));
+  file.read(3, bytes);
+  EXPECT_EQ(out, "3456");
+  file.read(6, bytes);
+  EXPECT_EQ(out, "6789");
+  EXPECT_THAT(error_of([&] { file.read(7, bytes); }), HasSubstr("a: 1 bytes at 10: the file ends"));
+  EXPECT_THAT(error_of([&] { MappedFile().read(0, bytes); }), HasSubstr("the file ends"));
+  fs::resize_file(at("a"), 5);  // touching the map there would be a bus error
+  EXPECT_THAT(error_of([&] { file.read(3, bytes); }), HasSubstr("2 bytes at 5: the file ends"));
+}
+
 TEST_F(FileTest, OpeningNamesPathAndReason) {
   EXPECT_THAT(error_of([&] { MappedFile(at("none")); }), HasSubstr("none: No such file"));
   EXPECT_THAT(error_of([&] { MappedFile{folder_.path()}; }), HasSubstr("not a regular file"));

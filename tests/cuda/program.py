@@ -1,5 +1,6 @@
 """The program on a GPU, end to end on stories260K, held to itself on the CPU: logits, PTQ, evaluation, generation,
-distillation with its options, an interrupt that saves, and errors. Needs torch, numpy and safetensors.
+distillation with its options, an interrupt that saves, and errors. Loading also on shards that are read in pieces.
+Needs torch, numpy and safetensors.
 
     python3 tests/cuda/program.py path/to/qad
 """
@@ -8,7 +9,7 @@ import json, os, pathlib, signal, subprocess, sys, tempfile, time
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QAD = pathlib.Path(sys.argv[1]).resolve()
@@ -32,6 +33,54 @@ def close(a, b, most, what):
     assert error <= most, what
 
 
+def shards(folder):
+    """A Llama of one layer in two files, whose largest tensors (5 and 12 MB) are read in pieces; returns each file's
+    tensors."""
+    hidden, width, vocabulary, kv = 192, 12000, 31013, 96
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden, "num_hidden_layers": 1,
+              "intermediate_size": width, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": vocabulary,
+              "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 512, "tie_word_embeddings": False}
+    layer = "model.layers.0."
+    shapes = {"model.embed_tokens.weight": (vocabulary, hidden), "model.norm.weight": (hidden,),
+              "lm_head.weight": (vocabulary, hidden), layer + "input_layernorm.weight": (hidden,),
+              layer + "post_attention_layernorm.weight": (hidden,), layer + "mlp.gate_proj.weight": (width, hidden),
+              layer + "mlp.up_proj.weight": (width, hidden), layer + "mlp.down_proj.weight": (hidden, width)}
+    rows = {"q": hidden, "k": kv, "v": kv, "o": hidden}
+    shapes |= {f"{layer}self_attn.{name}_proj.weight": (n, hidden) for name, n in rows.items()}
+    random = torch.Generator().manual_seed(0)
+    tensors = {k: (torch.randn(s, generator=random) / s[-1] ** 0.5).bfloat16() for k, s in shapes.items()}
+    files = {"a.safetensors": {k: t for k, t in tensors.items() if "mlp" not in k},
+             "b.safetensors": {k: t for k, t in tensors.items() if "mlp" in k}}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {k: name for name, part in files.items() for k in part}}))
+    for name, part in files.items():
+        save_file(part, folder / name)
+    return files
+
+
+def loading(work):
+    files = shards(work / "shards")
+    ids = np.random.default_rng(1).integers(0, 31013, (2, 300))
+    ids[0, :3] = 0, 31012, 31011
+    (work / "ids.json").write_text(json.dumps(ids.tolist()))
+    close(logits(work / "shards", "cuda", work), logits(work / "shards", "cpu", work), 3e-2, "logits, shards in pieces")
+    # One value is enough, wherever it is: first, last, between two pieces, in the middle of a fused matrix.
+    for file, name, at, value in (("a", "model.embed_tokens.weight", -1, float("nan")),
+                                  ("a", "lm_head.weight", 0, float("-inf")),
+                                  ("a", "model.layers.0.self_attn.k_proj.weight", 7000, float("inf")),
+                                  ("b", "model.layers.0.mlp.up_proj.weight", 2 << 20, float("nan"))):
+        part = {k: t.clone() for k, t in files[f"{file}.safetensors"].items()}
+        part[name].view(-1)[at] = value
+        save_file(part, work / f"shards/{file}.safetensors")
+        error = qad("logits", work / "shards", "--tokens", work / "ids.json", "-o", work / "l.safetensors", "--device",
+                    "cuda", ok=False)
+        assert f"{name}: expected finite values" in error, error
+        save_file(files[f"{file}.safetensors"], work / f"shards/{file}.safetensors")
+        print("refused:", error.strip())
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         work = pathlib.Path(folder)
@@ -41,6 +90,8 @@ def main():
         (work / "ids.json").write_text(json.dumps(rng.integers(3, 512, (3, 70)).tolist()))
         # BF16 roundings of the residual stream, one a layer and operator: about sqrt(60) * 2^-9 of its size.
         close(logits(model, "cuda", work), logits(model, "cpu", work), 3e-2, "logits, BF16 model")
+
+        loading(work)
 
         # The same codes and scales whichever device calibrated and rounded: only input scales may differ, by the BF16
         # inputs that calibration saw, and powers of two seldom do.
