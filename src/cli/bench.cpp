@@ -30,6 +30,7 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
           {"micro_sequences", r.micro_sequences},
           {"packs_inputs", r.packs_inputs},
           {"cuda_graphs", r.cuda_graphs},
+          {"recomputed_layers", r.recomputed_layers},
           {"optimizer_states", o.states},
           {"gradients", o.gradients},
           {"logits", o.logits},
@@ -44,10 +45,12 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
 
 void print(const Options& o, const recipe::BenchResult& r) {
   fmt::print("machine     {}, products at {:.1f} TFLOP/s\n", r.machine, r.product_flops * 1e-12);
-  fmt::print("model       {}, {} sequences of {} tokens a step, {} a micro-batch{}{}\n",
-             o.bench.model, o.bench.train.batch_sequences, o.bench.train.seq_len,
-             r.micro_sequences == 0 ? o.bench.train.batch_sequences : r.micro_sequences,
-             r.packs_inputs ? ", inputs packed" : "", r.cuda_graphs ? ", CUDA graphs" : "");
+  fmt::print(
+      "model       {}, {} sequences of {} tokens a step, {} a micro-batch{}{}{}\n", o.bench.model,
+      o.bench.train.batch_sequences, o.bench.train.seq_len,
+      r.micro_sequences == 0 ? o.bench.train.batch_sequences : r.micro_sequences,
+      r.packs_inputs ? ", inputs packed" : "", r.cuda_graphs ? ", CUDA graphs" : "",
+      r.recomputed_layers == 0 ? "" : fmt::format(", {} layers run again", r.recomputed_layers));
   fmt::print("roofline    {} tokens/s: {:.2f} GFLOP a token\n", human_count(r.roofline()),
              r.flops_per_token * 1e-9);
   fmt::print("speed       {} tokens/s, {:.0f} % of it; {:.1f} ms a step\n",
@@ -93,6 +96,10 @@ void add_bench(CLI::App& app) {
   command.flag("--no-cuda-graphs", o->eager, "on a GPU: start every kernel by itself");
   command.flag("--pack-inputs", o->bench.pack,
                "keep inputs packed for the backward pass, also where memory is not short");
+  command.number(
+      "--recompute-layers", o->bench.recompute_layers,
+      "first layers that run again in the backward pass; a GPU short of memory takes more",
+      std::int64_t{0});
   command.flag("--json", o->json, "one JSON object on stdout");
   add_compute_options(command, o->compute);
   command.run([o] {

@@ -35,12 +35,12 @@ constexpr double kCuda = 64 << 20;
 // What cuda/head_loss.cpp keeps of logits at a time: chunks of a multiple of 128 tokens.
 constexpr double kCudaLogits = 4096.0 * (1 << 20);
 
-// Bytes a token that the operators save between forward and backward (given to record in src/ops):
-// norms their input and a float a row; each linear its input, as it is or packed; attention the
-// rotated q, k, v, its result and a float a head; SwiGLU its input; q/k norms their input besides.
-// A result that the next linear reads unquantised is saved once.
-double saved_per_token(const models::Model& shape, const quantize::Policy& policy, double value,
-                       bool packs) {
+// Bytes a token that a layer's operators save between forward and backward (given to record in
+// src/ops): norms their input and a float a row; each linear its input, as it is or packed;
+// attention the rotated q, k, v, its result and a float a head; SwiGLU its input; q/k norms their
+// input besides. A result that the next linear reads unquantised is saved once.
+double saved_per_token(const models::Model& shape, const models::Layer& layer,
+                       const quantize::Policy& policy, double value, bool packs) {
   const auto input = [&](const models::Linear& l, bool saved_anyway) {
     const double values = static_cast<double>(l.weight.value.size(1));
     const bool quantised =
@@ -52,24 +52,64 @@ double saved_per_token(const models::Model& shape, const quantize::Policy& polic
     return blocks * (nvfp4::kBlock / 2 + 1);
   };
   const double norm = static_cast<double>(shape.config.hidden) * value + kFloat;
-  double bytes = norm + static_cast<double>(shape.config.hidden) * value;  // and the head's input
-  for (const models::Layer& layer : shape.layers) {
-    if (layer.attention) {
-      const models::AttentionConfig& a = layer.attention->config;
-      const double q = static_cast<double>(a.heads * a.head_dim),
-                   kv = static_cast<double>(a.kv_heads * a.head_dim),
-                   heads = static_cast<double>(a.heads);
-      bytes += norm + input(layer.attention->qkv, false) + (q + 2 * kv) * value + q * value +
-               heads * kFloat + input(layer.attention->output, true);
-      if (a.qk_norm) bytes += (q + kv) * value + (heads + static_cast<double>(a.kv_heads)) * kFloat;
-    }
-    if (layer.mlp) {
-      const double width = static_cast<double>(layer.mlp->config.width);
-      bytes += norm + input(layer.mlp->gate_up, false) + 2 * width * value +
-               input(layer.mlp->down, false);
-    }
+  double bytes = 0;
+  if (layer.attention) {
+    const models::AttentionConfig& a = layer.attention->config;
+    const double q = static_cast<double>(a.heads * a.head_dim),
+                 kv = static_cast<double>(a.kv_heads * a.head_dim),
+                 heads = static_cast<double>(a.heads);
+    bytes += norm + input(layer.attention->qkv, false) + (q + 2 * kv) * value + q * value +
+             heads * kFloat + input(layer.attention->output, true);
+    if (a.qk_norm) bytes += (q + kv) * value + (heads + static_cast<double>(a.kv_heads)) * kFloat;
+  }
+  if (layer.mlp) {
+    const double width = static_cast<double>(layer.mlp->config.width);
+    bytes +=
+        norm + input(layer.mlp->gate_up, false) + 2 * width * value + input(layer.mlp->down, false);
   }
   return bytes;
+}
+
+// What is held of a micro-batch's activations, in bytes a token.
+struct Activations {
+  double kept = 0;  // from forward to backward
+  // When the last layers have gone their way back and layer i, the last of those that run again,
+  // has run again; then the one before it, and so on.
+  struct Rerun {
+    double held;    // what enters the first layers up to this, and what this saves
+    double values;  // of the parameters behind it, which have gradients
+  };
+  std::vector<Rerun> reruns;
+};
+Activations activations_of(const models::Model& shape, const quantize::Policy& policy, double value,
+                           const models::Placement& placement) {
+  const double hidden = static_cast<double>(shape.config.hidden) * value;
+  const auto layers = static_cast<std::int64_t>(shape.layers.size());
+  const auto saved = [&](std::int64_t i) {
+    return saved_per_token(shape, shape.layers[static_cast<std::size_t>(i)], policy, value,
+                           placement.packs_inputs);
+  };
+  // The residual stream, and what the layer before adds to it.
+  const auto entering = [&](std::int64_t i) { return i == 0 ? hidden : 2 * hidden; };
+  const std::int64_t again = std::min(placement.recomputed_layers, layers);
+  Activations a;
+  for (std::int64_t i = 0; i < again; ++i) a.kept += entering(i);
+  double held = a.kept, values = 0;
+  a.kept += hidden + kFloat + hidden;  // of the last norm, and the head's input
+  const auto pass = [&](std::int64_t i) {
+    for (const models::Parameter* p : models::parameters(shape.layers[static_cast<std::size_t>(i)]))
+      values += static_cast<double>(p->value.numel());
+  };
+  for (std::int64_t i = layers - 1; i >= again; --i) {
+    a.kept += saved(i);
+    pass(i);
+  }
+  for (std::int64_t i = again - 1; i >= 0; --i) {
+    a.reruns.push_back({held + saved(i), values});
+    held -= entering(i);
+    pass(i);
+  }
+  return a;
 }
 
 // The most values a token on their way through a layer's backward pass: the gradient of the
@@ -115,8 +155,9 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const double vocabulary = static_cast<double>(student.vocabulary);
   const double hidden = static_cast<double>(student.hidden);
   const double head = vocabulary * hidden;
-  const double activations =
-      saved_per_token(models::build(student), policy, bytes.value, placement.packs_inputs) * tokens;
+  const Activations per_token =
+      activations_of(models::build(student), policy, bytes.value, placement);
+  const double activations = per_token.kept * tokens;
 
   MemoryPlan plan;
   plan.bytes.emplace_back(gpu ? "CUDA" : "program and data", gpu ? kCuda : kProgram);
@@ -130,6 +171,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const bool both = teacher != nullptr && config.loss.divergences() > 0;
   const double hidden_states = 3 * tokens * hidden * bytes.value;  // both models', and the gradient
   Peak worst;
+  const auto less = [](const Peak& a, const Peak& b) { return a.total() < b.total(); };
   if (gpu) {
     // The head's gradient is FP32 as it is made; a tied embedding's own is one more of its size.
     const double all = n * bytes.gradient, of_head = head * kFloat;
@@ -147,12 +189,19 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
         std::max({Peak{activations, of_head + earlier, rows * row + hidden_states},
                   Peak{activations + passing, of_head + earlier, 0},
                   Peak{passing, all + (student.tied || config.bf16_gradients ? of_head : 0), 0}},
-                 [](const Peak& a, const Peak& b) { return a.total() < b.total(); });
+                 less);
+    for (const Activations::Rerun& r : per_token.reruns)
+      worst = std::max(worst,
+                       {r.held * tokens + passing,
+                        of_head + (earlier > 0 ? earlier : r.values * bytes.gradient), 0},
+                       less);
   } else {
     // Gradients come as activations go, but hardly fit into what those leave of the heap: measured
     // at the 135M shape, both count.
+    double most = activations;
+    for (const Activations::Rerun& r : per_token.reruns) most = std::max(most, r.held * tokens);
     worst = {
-        activations,
+        most,
         n * bytes.gradient + (student.tied ? head * kFloat : 0) +
             (config.bf16_gradients ? head * kFloat : 0),
         std::min(kLogits, (both ? 2 : 1) * std::min(tokens, kLogitTokens) * vocabulary * kFloat) +
@@ -177,17 +226,27 @@ Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* te
                TrainConfig config, models::Placement placement, double room,
                std::int64_t epoch_tokens, const quantize::Policy& policy) {
   const bool given = config.micro_sequences > 0;
+  const auto layers = static_cast<std::int64_t>(student.layers.size());
+  const auto fits = [&] {
+    return plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <=
+           0.95 * room;
+  };
+  const auto found = [&](bool fit) {
+    return Fit{config.micro_sequences, placement.packs_inputs, placement.recomputed_layers, fit};
+  };
   for (std::int64_t parts = 1; parts <= config.batch_sequences; ++parts) {
     if (!given) config.micro_sequences = (config.batch_sequences + parts - 1) / parts;
     for (const bool packs : {false, true}) {
       placement.packs_inputs = packs;
-      if (plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <=
-          0.95 * room)
-        return {config.micro_sequences, packs, true};
+      if (fits()) return found(true);
     }
     if (given) break;
   }
-  return {given ? config.micro_sequences : 1, true, false};
+  while (placement.recomputed_layers < layers) {
+    ++placement.recomputed_layers;
+    if (fits()) return found(true);
+  }
+  return found(false);
 }
 
 }  // namespace qad::distill

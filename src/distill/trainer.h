@@ -124,10 +124,12 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
                        std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {});
 // How a step fits into a GPU with `room` bytes free, a twentieth of which is left to fragmentation:
 // the fewest equal micro-batches (or config.micro_sequences, if given), with inputs packed if they
-// fit only so.
+// fit only so; and where not even the smallest does, with the fewest layers computed again in the
+// backward pass, but not fewer than the placement says.
 struct Fit {
   std::int64_t micro_sequences = 1;
   bool packs_inputs = false;
+  std::int64_t recomputed_layers = 0;
   bool fits = true;  // false: not even the least, which the others then are
 };
 Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,

@@ -70,34 +70,39 @@ Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden) 
           linear(scope, "down", layer, {{"down_proj", hidden}}, c.width, c.bias)};
 }
 
-// Calls the visitors in checkpoint order; one walk, so that all lists agree.
-template <class Model, class OnParameter, class OnLinear>
-void walk(Model& model, OnParameter&& parameter, OnLinear&& linear) {
-  const auto matrix = [&](auto& l) {
-    linear(l);
-    parameter(l.weight);
-    if (l.bias) parameter(*l.bias);
-  };
+// These call the visitors in checkpoint order; one walk, so that all lists agree.
+template <class Linear, class OnParameter, class OnLinear>
+void walk_linear(Linear& l, OnParameter& parameter, OnLinear& linear) {
+  linear(l);
+  parameter(l.weight);
+  if (l.bias) parameter(*l.bias);
+}
+
+template <class Layer, class OnParameter, class OnLinear>
+void walk_layer(Layer& layer, OnParameter& parameter, OnLinear& linear) {
   const auto optional = [&](auto& p) {
     if (p) parameter(*p);
   };
-  parameter(model.embedding);
-  for (auto& layer : model.layers) {
-    optional(layer.attention_norm);
-    if (layer.attention) {
-      matrix(layer.attention->qkv);
-      optional(layer.attention->q_norm);
-      optional(layer.attention->k_norm);
-      matrix(layer.attention->output);
-    }
-    optional(layer.mlp_norm);
-    if (layer.mlp) {
-      matrix(layer.mlp->gate_up);
-      matrix(layer.mlp->down);
-    }
+  optional(layer.attention_norm);
+  if (layer.attention) {
+    walk_linear(layer.attention->qkv, parameter, linear);
+    optional(layer.attention->q_norm);
+    optional(layer.attention->k_norm);
+    walk_linear(layer.attention->output, parameter, linear);
   }
+  optional(layer.mlp_norm);
+  if (layer.mlp) {
+    walk_linear(layer.mlp->gate_up, parameter, linear);
+    walk_linear(layer.mlp->down, parameter, linear);
+  }
+}
+
+template <class Model, class OnParameter, class OnLinear>
+void walk(Model& model, OnParameter&& parameter, OnLinear&& linear) {
+  parameter(model.embedding);
+  for (auto& layer : model.layers) walk_layer(layer, parameter, linear);
   parameter(model.final_norm);
-  if (model.head) matrix(*model.head);
+  if (model.head) walk_linear(*model.head, parameter, linear);
 }
 
 }  // namespace
@@ -149,6 +154,14 @@ std::vector<const Parameter*> parameters(const Model& model) {
   std::vector<const Parameter*> out;
   walk(
       model, [&](const Parameter& p) { out.push_back(&p); }, [](const Linear&) {});
+  return out;
+}
+
+std::vector<const Parameter*> parameters(const Layer& layer) {
+  std::vector<const Parameter*> out;
+  const auto parameter = [&](const Parameter& p) { out.push_back(&p); };
+  const auto linear = [](const Linear&) {};
+  walk_layer(layer, parameter, linear);
   return out;
 }
 

@@ -14,6 +14,7 @@
 
 #include "core/error.h"
 #include "ops/ops.h"
+#include "ops/recompute.h"
 
 namespace qad::models {
 namespace {
@@ -21,31 +22,52 @@ namespace {
 // (layer, its attention, qkv [T, heads + 2 kv_heads, D] after rotation) -> [T, heads * D]
 using Attend = std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor&)>;
 
+// Positions are rows of `cos` and `sin`.
+struct Rotation {
+  at::Tensor cos, sin, rows;
+};
+
+// What the layers of one forward pass share.
+struct Pass {
+  const Model& model;
+  Rotation rotation;
+  Attend attend;
+  Observer observer;   // may be empty
+  bool again = false;  // in the backward pass: statistics have counted it before
+};
+
 // How the input of `l`, `values` numbers with these options, is quantised; absent: not at all.
 std::optional<ops::Quantizer> quantizer(const Linear& l, std::int64_t values,
-                                        const at::TensorOptions& options) {
+                                        const at::TensorOptions& options, bool again) {
   if (!l.quant || !l.quant->input_global) return std::nullopt;
+  ops::Quantizer q{*l.quant->input_global, l.quant->input_rule, {}};
+  const at::TensorOptions counter = options.dtype(at::kLong);
+  if (again) {
+    q.clipped = at::empty({}, counter);  // nobody reads it
+    return q;
+  }
   l.quant->seen += values;
-  if (!l.quant->clipped.defined()) l.quant->clipped = at::zeros({}, options.dtype(at::kLong));
-  return ops::Quantizer{*l.quant->input_global, l.quant->input_rule, l.quant->clipped};
+  if (!l.quant->clipped.defined()) l.quant->clipped = at::zeros({}, counter);
+  q.clipped = l.quant->clipped;
+  return q;
 }
 
 // The input of a linear as its product reads it.
 at::Tensor quantized_input(const Linear& l, const at::Tensor& x) {
-  const auto q = quantizer(l, x.numel(), x.options());
+  const auto q = quantizer(l, x.numel(), x.options(), false);
   return q ? ops::fake_quantize(x, *q) : x;
 }
 
 // make(quantizer or null) gives the input of `l`, quantised in the same pass unless somebody wants
 // to see it before.
 template <class Make>
-at::Tensor input_of(const Linear& l, const at::Tensor& like, const Observer& observer, Make make) {
-  if (observer) {
+at::Tensor input_of(const Pass& pass, const Linear& l, const at::Tensor& like, Make make) {
+  if (pass.observer) {
     const at::Tensor x = make(nullptr);
-    observer(l, x);
+    pass.observer(l, x);
     return quantized_input(l, x);
   }
-  const auto q = quantizer(l, like.size(0) * l.weight.value.size(1), like.options());
+  const auto q = quantizer(l, like.size(0) * l.weight.value.size(1), like.options(), pass.again);
   return make(q ? &*q : nullptr);
 }
 
@@ -71,13 +93,9 @@ struct Residual {
   }
 };
 
-// Positions are rows of `cos` and `sin`.
-struct Rotation {
-  at::Tensor cos, sin, rows;
-};
-
-at::Tensor qkv_of(const Model& model, const Attention& a, const at::Tensor& x,
-                  const Rotation& rotation) {
+at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
+  const Model& model = pass.model;
+  const Rotation& r = pass.rotation;
   const AttentionConfig& c = a.config;
   const std::int64_t heads = c.heads + 2 * c.kv_heads;
   const double eps = model.config.norm_eps;
@@ -88,37 +106,60 @@ at::Tensor qkv_of(const Model& model, const Attention& a, const at::Tensor& x,
                    ops::rms_norm(split[1].contiguous(), a.k_norm->value, eps), split[2]},
                   1);
   }
-  return ops::rope(qkv, rotation.cos, rotation.sin, rotation.rows, c.heads + c.kv_heads);
+  return ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads);
 }
 
-at::Tensor run(const Model& model, const at::Tensor& ids, const Rotation& rotation,
-               const Attend& attend, const Observer& observer) {
-  const double eps = model.config.norm_eps;
-  Residual h{ops::embedding(model.embedding.value, ids), {}};
+Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
+  const Model& model = pass.model;
+  const Layer& layer = model.layers[i];
   const auto normed = [&](const Linear& l, const Parameter& norm) {
-    return input_of(l, h.sum, observer,
-                    [&](const ops::Quantizer* q) { return h.norm(norm.value, eps, q); });
+    return input_of(pass, l, h.sum, [&](const ops::Quantizer* q) {
+      return h.norm(norm.value, model.config.norm_eps, q);
+    });
   };
-  for (std::size_t i = 0; i < model.layers.size(); ++i) {
-    const Layer& layer = model.layers[i];
-    if (layer.attention) {
-      const Attention& a = *layer.attention;
-      const at::Tensor x = normed(a.qkv, *layer.attention_norm);
-      const at::Tensor mixed = attend(i, a.config, qkv_of(model, a, x, rotation));
-      h.delta =
-          apply(model, a.output, input_of(a.output, mixed, observer, [&](const ops::Quantizer* q) {
-                  return q ? ops::fake_quantize(mixed, *q) : mixed;
-                }));
-    }
-    if (layer.mlp) {
-      const Mlp& m = *layer.mlp;
-      const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.mlp_norm));
-      h.delta = apply(model, m.down,
-                      input_of(m.down, gate_up, observer,
-                               [&](const ops::Quantizer* q) { return ops::swiglu(gate_up, q); }));
-    }
+  if (layer.attention) {
+    const Attention& a = *layer.attention;
+    const at::Tensor x = normed(a.qkv, *layer.attention_norm);
+    const at::Tensor mixed = pass.attend(i, a.config, qkv_of(pass, a, x));
+    h.delta = apply(model, a.output, input_of(pass, a.output, mixed, [&](const ops::Quantizer* q) {
+                      return q ? ops::fake_quantize(mixed, *q) : mixed;
+                    }));
   }
-  return h.norm(model.final_norm.value, eps);
+  if (layer.mlp) {
+    const Mlp& m = *layer.mlp;
+    const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.mlp_norm));
+    h.delta = apply(model, m.down, input_of(pass, m.down, gate_up, [&](const ops::Quantizer* q) {
+                      return ops::swiglu(gate_up, q);
+                    }));
+  }
+  return h;
+}
+
+// The same, keeping only `h` until the backward pass.
+Residual run_layer_twice(const Pass& pass, std::size_t i, const Residual& h) {
+  const Layer& layer = pass.model.layers[i];
+  if (!layer.attention && !layer.mlp) return h;
+  ops::Tensors values;
+  for (const Parameter* p : parameters(layer)) values.push_back(p->value);
+  const ops::Tensors out = ops::recomputed(
+      "layer", {h.sum, h.delta}, values, [pass, i](const ops::Tensors& entering, bool again) {
+        Pass this_time = pass;
+        this_time.again = again;
+        const Residual left = run_layer(this_time, i, {entering[0], entering[1]});
+        return ops::Tensors{left.sum, left.delta};
+      });
+  return {out[0], out[1]};
+}
+
+at::Tensor run(const Pass& pass, const at::Tensor& ids) {
+  const Model& model = pass.model;
+  Residual h{ops::embedding(model.embedding.value, ids), {}};
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    const bool twice = !pass.observer && at::GradMode::is_enabled() &&
+                       static_cast<std::int64_t>(i) < model.placement.recomputed_layers;
+    h = twice ? run_layer_twice(pass, i, h) : run_layer(pass, i, std::move(h));
+  }
+  return h.norm(model.final_norm.value, model.config.norm_eps);
 }
 
 double attention_scale(const AttentionConfig& c) {
@@ -190,11 +231,12 @@ void check_tokens(const Model& model, const Tokens& tokens) {
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
   check_tokens(model, tokens);
   const Tokens here = tokens.to(model.placement.device);
-  const auto attend = [&](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
+  // By value: layers that run again do so when this function is left.
+  const auto attend = [here](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
     return ops::attention(qkv, here.cu_seqlens, here.longest, c.heads, c.kv_heads,
                           attention_scale(c));
   };
-  return run(model, here.ids, rotation_of(model, here.longest, here.positions), attend, observer);
+  return run({model, rotation_of(model, here.longest, here.positions), attend, observer}, here.ids);
 }
 
 at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids,
@@ -210,7 +252,7 @@ at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& i
   };
   const Tokens here = tokens.to(model.placement.device);
   const at::Tensor hidden =
-      run(model, here.ids, rotation_of(model, end, here.positions.add(past)), attend, {});
+      run({model, rotation_of(model, end, here.positions.add(past)), attend, {}}, here.ids);
   cache.length = end;
   return hidden;
 }

@@ -82,6 +82,9 @@ struct Placement {
   // Whether quantised linears keep their inputs packed from forward to backward: a sixth of a GPU's
   // peak goes, for 5 to 6 % of a step (H200, 135M and 0.5B), so only where memory is short.
   bool packs_inputs = false;
+  // The first layers that keep only what enters them, 2 H values a token, and run again in the
+  // backward pass: up to a quarter more time, so only where memory is shorter still.
+  std::int64_t recomputed_layers = 0;
 };
 // "cpu" or "cuda", for planning.
 Placement placement_named(const std::string& device);
@@ -119,8 +122,9 @@ using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
 // Throws Error for tokens that the model does not have. forward() asks it; whoever replays a
 // recorded one must.
 void check_tokens(const Model& model, const Tokens& tokens);
-// Final-norm output [T, H]. Differentiable when the parameters require gradients. `observer` may be
-// empty. `tokens` may be on another device than the model.
+// Final-norm output [T, H]. Differentiable when the parameters require gradients; the model must
+// then outlive the backward pass, which runs recomputed layers again (not those of a forward pass
+// with an observer). `observer` may be empty. `tokens` may be on another device than the model.
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});
 // One sequence, tokens appended to `cache`: final-norm output [T, H] of the new tokens. Without
 // gradients.
@@ -133,6 +137,7 @@ at::Tensor head_input(const Model& model, const at::Tensor& hidden);
 // Every parameter in checkpoint order; every linear in checkpoint order.
 std::vector<Parameter*> parameters(Model& model);
 std::vector<const Parameter*> parameters(const Model& model);
+std::vector<const Parameter*> parameters(const Layer& layer);
 std::vector<Linear*> linears(Model& model);
 std::vector<const Linear*> linears(const Model& model);
 

@@ -132,6 +132,10 @@ BenchResult bench(const BenchOptions& options) {
   BenchResult result;
   result.machine = models::machine_name(placement.device);
   const models::ModelConfig shape = config_of(options.model);
+  check(options.recompute_layers <= static_cast<std::int64_t>(shape.layers.size()), "bench",
+        "--recompute-layers: the model has {} layers, found {}", shape.layers.size(),
+        options.recompute_layers);
+  placement.recomputed_layers = options.recompute_layers;
   quantize::Policy policy = quantize::preset("nvfp4");
   if (!options.quantize) {
     policy.rules.push_back({"*", false, "--no-quantize"});
@@ -142,10 +146,12 @@ BenchResult bench(const BenchOptions& options) {
     const distill::Fit fit = distill::fit_memory(shape, &shape, config, placement, room, 0, policy);
     config.micro_sequences = fit.micro_sequences;
     placement.packs_inputs = policy.activations && (fit.packs_inputs || options.pack);
+    placement.recomputed_layers = fit.recomputed_layers;
   }
   result.micro_sequences = config.micro_sequences;
   result.packs_inputs = placement.packs_inputs;
   result.cuda_graphs = gpu && config.cuda_graphs;
+  result.recomputed_layers = placement.recomputed_layers;
   result.plan = distill::plan_memory(shape, &shape, config, placement, 0, policy);
   result.product_flops = product_flops(placement);
 

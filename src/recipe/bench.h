@@ -18,7 +18,8 @@ struct BenchOptions {
   std::string model = "smollm2-135m", device = "cpu";
   distill::TrainConfig train;  // steps is the number that is timed
   bool quantize = true;
-  bool pack = false;  // inputs, also where memory is not short
+  bool pack = false;                  // inputs, also where memory is not short
+  std::int64_t recompute_layers = 0;  // at least; a GPU short of memory takes more
 };
 
 struct BenchResult {
@@ -29,6 +30,7 @@ struct BenchResult {
   double seconds_per_step = 0;
   std::int64_t micro_sequences = 0;
   bool packs_inputs = false, cuda_graphs = false;
+  std::int64_t recomputed_layers = 0;
   distill::MemoryPlan plan;
   double peak_bytes = 0;            // on a GPU
   std::vector<OperatorTime> times;  // of one more step, watched

@@ -53,6 +53,7 @@ struct Recipe {
 
   struct {
     std::int64_t steps = 300, seq_len = 256, batch_sequences = 16, micro_sequences = 0;
+    std::int64_t recompute_layers = 0;
     double learning_rate = 1e-5, final_fraction = 0.1;
     std::int64_t warmup_steps = 20;
     std::string schedule = "cosine";
@@ -124,6 +125,9 @@ void for_each_key(R& r, F&& f) {
   f("train.batch_sequences", r.train.batch_sequences, "", "sequences a step");
   f("train.micro_sequences", r.train.micro_sequences, "",
     "sequences a micro-batch; 0: the whole batch");
+  f("train.recompute_layers", r.train.recompute_layers, "",
+    "first layers run again in the backward pass, up to a quarter more time for their activations' "
+    "memory; a GPU short of it takes more");
   f("train.learning_rate", r.train.learning_rate, "",
     "peak: at or below the SFT rate after SFT, above the RL rate after RL");
   f("train.final_fraction", r.train.final_fraction, "",

@@ -138,6 +138,10 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
                                    std::int64_t epoch_tokens, double room) {
   distill::TrainConfig config = train_config_of(recipe);
   if (recipe.method == "ptq") return config;
+  check(recipe.train.recompute_layers <= static_cast<std::int64_t>(student.layers.size()), "recipe",
+        "train.recompute_layers: the model has {} layers, found {}", student.layers.size(),
+        recipe.train.recompute_layers);
+  placement.recomputed_layers = recipe.train.recompute_layers;
   const bool gpu = !placement.device.is_cpu();
   const quantize::Policy policy = policy_of(recipe);
   bool fits = true;
@@ -146,6 +150,7 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
         distill::fit_memory(student, &teacher, config, placement, room, epoch_tokens, policy);
     config.micro_sequences = fit.micro_sequences;
     placement.packs_inputs = fit.packs_inputs;
+    placement.recomputed_layers = fit.recomputed_layers;
     fits = fit.fits;
   }
   const distill::MemoryPlan plan =
@@ -156,6 +161,9 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
        human_bytes(plan.total()), room > 0 ? " of " + human_bytes(room) : "");
   if (config.micro_batch() < config.batch_sequences)
     note("micro-batch {} of {} sequences", config.micro_batch(), config.batch_sequences);
+  if (placement.recomputed_layers > 0)
+    note("recompute   {} of {} layers run again in the backward pass", placement.recomputed_layers,
+         student.layers.size());
   if (!fits)
     note(
         "memory      is too short by this plan; optimizer_states: int8 and gradients: bf16 take "

@@ -125,7 +125,13 @@ def main():
             plain = losses(work / f"plain{i}", *extra, "--train.cuda_graphs", "false")
             print(f"CUDA graphs {' '.join(map(str, extra))}: losses of {len(plain)} steps equal: {recorded == plain}; last {plain[-1]:.6f}")
             assert len(plain) == 12 and recorded == plain, (recorded, plain)
-
+        # Layers that run again change nothing.
+        plain = losses(work / "again0")
+        for layers in (2, 5):
+            for graphs in ("true", "false"):
+                again = losses(work / "again", "--train.recompute_layers", layers, "--train.cuda_graphs", graphs)
+                print(f"{layers} layers run again, CUDA graphs {graphs}: losses equal: {again == plain}; last {again[-1]:.6f}")
+                assert again == plain, (again, plain)
         found = json.loads(qad("evaluate", work / "run/checkpoint", "--teacher", model, "--data", DATA / "test.txt",
                                "--documents", 60, "--seq-len", 256, "--json", "--device", "cpu"))
         print(f"the checkpoint on the CPU: KL {found['kl']:.4f}")
@@ -140,8 +146,14 @@ def main():
         p.send_signal(signal.SIGINT)
         assert p.wait() == 130
         print("interrupted: saved")
-        out = qad("bench", "smollm2-135m", "--batch-sequences", 4, "--steps", 2, "--device", "cuda")
-        assert "qad::attention" in out
+        bench = ["bench", "smollm2-135m", "--steps", 2, "--device", "cuda", "--batch-sequences"]
+        assert "qad::attention" in qad(*bench, 4)
+        plain, again = (json.loads(qad(*bench, 64, "--recompute-layers", n, "--json")) for n in (0, 30))
+        print(f"64 sequences: {plain['peak_bytes'] / 1e9:.2f} GB at the peak in {plain['seconds_per_step']:.3f} s, with all layers "
+              f"run again {again['peak_bytes'] / 1e9:.2f} GB ({again['planned_bytes'] / 1e9:.2f} planned) in "
+              f"{again['seconds_per_step']:.3f} s")
+        assert again["micro_sequences"] == plain["micro_sequences"] and again["peak_bytes"] < plain["peak_bytes"]
+        assert abs(again["planned_bytes"] / again["peak_bytes"] - 1) < 0.1
         error = subprocess.run([str(QAD), "bench", "--device", "cuda"], capture_output=True, text=True, cwd=ROOT,
                                env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
         assert error.returncode == 1 and "no usable GPU" in error.stderr, error.stderr

@@ -55,6 +55,39 @@ TEST(MemoryPlan, CountsSavedInputsAsTheyAreAndPacked) {
             tokens * (2 * (others + inputs - 2 * 32) + 4 * floats));
 }
 
+TEST(MemoryPlan, RecomputedLayersKeepWhatEntersThem) {
+  auto config = tiny_config();
+  config.layers.resize(5, config.layers[0]);
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1000;  // so that activations decide where the peak is
+  train.micro_sequences = 0;
+  const double tokens = 1000.0 * static_cast<double>(train.seq_len);
+  // As above: what a layer saves, in values, floats and packed inputs; then the end.
+  const double layer = 64 + 64 + 96 + 32, floats = 2 + 2, inputs = 3 * 32 + 48;
+  const auto activations = [&](const char* device, std::int64_t recomputed) {
+    models::Placement placement = models::placement_named(device);
+    placement.packs_inputs = !placement.device.is_cpu();
+    placement.recomputed_layers = recomputed;
+    const MemoryPlan plan = plan_memory(config, &config, train, placement);
+    for (const auto& [kind, bytes] : plan.bytes)
+      if (kind == "activations") return bytes;
+    return 0.0;
+  };
+  const double cpu = 4 * (layer + floats + inputs), gpu = 2 * layer + 4 * floats + inputs * 9 / 16;
+  const double cpu_end = 4 * (64 + 1), gpu_end = 2 * 64 + 4;
+  EXPECT_EQ(activations("cpu", 0), tokens * (5 * cpu + cpu_end));
+  // The stream alone enters the first layer, with what the layer before adds the others.
+  EXPECT_EQ(activations("cpu", 1), tokens * (4 * 32 + 4 * cpu + cpu_end));
+  EXPECT_EQ(activations("cpu", 3), tokens * (4 * (32 + 2 * 64) + 2 * cpu + cpu_end));
+  // The last of five runs again before those before it have gone, but behind the end.
+  EXPECT_EQ(activations("cpu", 5), tokens * (4 * (32 + 4 * 64) + cpu));
+  // On a GPU two layers peak in the head, none where the last layer has run again, with 32 + 3 x 48
+  // values on their way back.
+  const double back = 2 * (32 + 3 * 48);
+  EXPECT_EQ(activations("cuda", 3), tokens * (2 * (32 + 2 * 64) + 2 * gpu + gpu_end));
+  EXPECT_EQ(activations("cuda", 5), tokens * (2 * (32 + 4 * 64) + gpu + back));
+}
+
 TEST(MemoryPlan, ASmallerMicroBatchComesAfterPackedInputs) {
   const auto config = tiny_config();
   TrainConfig train = tiny_train();
@@ -81,6 +114,39 @@ TEST(MemoryPlan, ASmallerMicroBatchComesAfterPackedInputs) {
   expect(0, 1, true);  // nothing fits
   train.micro_sequences = 250;
   expect(total(1000, false), 250, false);
+}
+
+TEST(MemoryPlan, RecomputationComesLast) {
+  auto config = tiny_config();
+  config.layers.resize(5, config.layers[0]);
+  TrainConfig train = tiny_train();
+  train.batch_sequences = train.micro_sequences = 1000;
+  models::Placement gpu = models::placement_named("cuda");
+  const auto total = [&](std::int64_t layers) {
+    models::Placement p = gpu;
+    p.packs_inputs = true;
+    p.recomputed_layers = layers;
+    return plan_memory(config, &config, train, p).total();
+  };
+  const auto expect = [&](double room, std::int64_t layers, bool fits) {
+    const Fit fit = fit_memory(config, &config, train, gpu, room / 0.95 * (1 + 1e-12));
+    EXPECT_EQ(fit.recomputed_layers, layers) << room;
+    EXPECT_EQ(fit.micro_sequences, 1000);
+    EXPECT_TRUE(fit.packs_inputs);
+    EXPECT_EQ(fit.fits, fits);
+  };
+  expect(total(0), 0, true);
+  for (std::int64_t layers = 1; layers <= 5; ++layers) {
+    ASSERT_LT(total(layers), total(layers - 1));
+    expect(total(layers - 1) - 1, layers, true);
+  }
+  expect(total(5) - 1, 5, false);
+  gpu.recomputed_layers = 3;  // at least
+  expect(total(3), 3, true);
+  expect(total(3) - 1, 4, true);
+  gpu.recomputed_layers = 0;
+  train.micro_sequences = 0;  // smaller micro-batches are tried before
+  EXPECT_EQ(fit_memory(config, &config, train, gpu, total(1) / 0.95).recomputed_layers, 0);
 }
 
 TEST(MemoryPlan, KeepsOnlyWhatValidationsFound) {

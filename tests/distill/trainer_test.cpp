@@ -310,6 +310,37 @@ TEST(Trainer, AccumulationEqualsOneLargeBatch) {
               1e-4 * whole.steps[0].gradient_norm);
 }
 
+TEST(Trainer, RecomputedLayersChangeNothing) {
+  for (const bool tied : {false, true}) {
+    TrainConfig config = tiny_train();
+    config.micro_sequences = 3;  // 3 + 1
+    const auto with = [&](std::int64_t layers) {
+      Pair pair(tied);
+      pair.student.placement.recomputed_layers = layers;
+      std::vector<std::int64_t> counted;
+      const Outcome out = run(pair, config);
+      for (const models::Linear* l : models::linears(pair.student)) {
+        if (!l->quant) continue;
+        counted.push_back(l->quant->seen);
+        counted.push_back(l->quant->clipped.item<std::int64_t>());
+      }
+      return std::pair(out, counted);
+    };
+    const auto plain = with(0);
+    EXPECT_GT(plain.second.at(0), 0);
+    for (const std::int64_t layers : {1, 2}) {
+      const auto again = with(layers);
+      expect_equal(again.first.masters, plain.first.masters);
+      expect_equal(again.first.values, plain.first.values);
+      EXPECT_EQ(again.second, plain.second);
+      for (std::size_t i = 0; i < plain.first.steps.size(); ++i) {
+        EXPECT_EQ(again.first.steps[i].loss, plain.first.steps[i].loss);
+        EXPECT_EQ(again.first.steps[i].gradient_norm, plain.first.steps[i].gradient_norm);
+      }
+    }
+  }
+}
+
 TEST(Trainer, CachedTeacherChangesNothing) {
   TrainConfig config = tiny_train();
   config.steps = 40;  // several epochs

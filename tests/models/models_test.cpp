@@ -90,6 +90,53 @@ TEST_P(Golden, CachedDecodingEqualsForward) {
   EXPECT_TRUE(at::allclose(at::cat(pieces), whole, 1e-4, 1e-5));
 }
 
+// Gradients of all parameters, bit for bit.
+TEST_P(Golden, RecomputedLayersGiveTheSameGradients) {
+  const at::AutoGradMode recorded(true);
+  const auto gradients = [&](std::int64_t layers, const std::function<void(Model&)>& edit) {
+    Model m = load(c);
+    m.placement.recomputed_layers = layers;
+    edit(m);
+    for (Parameter* p : parameters(m)) p->value.set_requires_grad(true);
+    const at::Tensor hidden = forward(m, tokens_of({expected.ids(0), expected.ids(1)}));
+    (hidden * hidden.detach().cos()).sum().backward();
+    std::vector<at::Tensor> out{hidden.detach()};
+    for (const Parameter* p : parameters(m)) out.push_back(p->value.grad());
+    return out;
+  };
+  const auto same = [&](const std::function<void(Model&)>& edit) {
+    const auto plain = gradients(0, edit);
+    for (std::int64_t layers = 1; layers <= static_cast<std::int64_t>(model.layers.size());
+         ++layers) {
+      const auto again = gradients(layers, edit);
+      for (std::size_t i = 0; i < plain.size(); ++i) {
+        ASSERT_EQ(again[i].defined(), plain[i].defined()) << i;
+        EXPECT_TRUE(!plain[i].defined() || at::equal(again[i], plain[i])) << i;
+      }
+    }
+  };
+  same([](Model&) {});
+  // Of an attention alone what enters leaves as it is; a layer of nothing hands both on.
+  same([](Model& m) { m.layers[0].mlp.reset(), m.layers[0].mlp_norm.reset(); });
+  same([](Model& m) { m.layers[0].attention.reset(), m.layers[0].attention_norm.reset(); });
+  same([](Model& m) { m.layers[1] = {}; });
+}
+
+TEST(Recomputed, FrozenEmbeddingsStillTrainLayers) {
+  const at::AutoGradMode recorded(true);
+  const auto gradient = [&](std::int64_t layers) {
+    Model m = load(checkpoint::open(kGolden / "llama"));
+    m.placement.recomputed_layers = layers;
+    at::Tensor& weight = m.layers[0].attention->qkv.weight.value;
+    weight.set_requires_grad(true);
+    forward(m, tokens_of({{3, 1, 4, 1, 5}})).sum().backward();
+    return weight.grad();
+  };
+  const at::Tensor plain = gradient(0);
+  EXPECT_TRUE(at::equal(gradient(1), plain));
+  EXPECT_TRUE(at::equal(gradient(2), plain));
+}
+
 TEST_P(Golden, HasNoProblems) {
   EXPECT_THAT(problems(c), ::testing::IsEmpty());
 }

@@ -71,6 +71,14 @@ def test_every_command_has_help(command):
     assert "--help" in qad(command, "-h")
 
 
+def test_layers_run_again_to_the_same_bits(tmp_path):
+    for layers in (0, 5):
+        distill(tmp_path / str(layers), "--train.recompute_layers", layers)
+    first, second = ((tmp_path / d / "checkpoint/model.safetensors").read_bytes() for d in "05")
+    assert first == second
+    assert "the model has 5 layers, found 6" in distill(tmp_path / "6", "--train.recompute_layers", 6, ok=False)
+
+
 def test_bench_counts_what_a_step_does():
     result = json.loads(qad("bench", "smollm2-135m", "--seq-len", 32, "--batch-sequences", 1, "--steps", 1, "--json"))
     # 8 a weight of a product: 106,168,320 of the body and 49152 x 576 of the head; 8 x 30 x 576 a token of attention
@@ -149,9 +157,11 @@ def test_wrong_teachers_and_targets_are_refused(tmp_path, tokenizer_files):
     assert before == sorted(p.name for p in tokenizer_files.iterdir())
 
 
-def test_the_plan_matches_the_peak(tmp_path):
+@pytest.mark.parametrize("layers", [0, 3, 5])
+def test_the_plan_matches_the_peak(tmp_path, layers):
     """--dry-run's prediction against the peak of the run itself, within 10 %."""
-    settings = ["--train.steps", 3, "--train.seq_len", 256, "--train.batch_sequences", 32, "--train.warmup_steps", 1]
+    settings = ["--train.steps", 3, "--train.seq_len", 256, "--train.batch_sequences", 32, "--train.warmup_steps", 1,
+                "--train.recompute_layers", layers]
     plan = subprocess.run([str(QAD), "distill", str(STORIES), "--data.train", str(TEXT), "--data.test", str(TEXT),
                            *map(str, settings), "--dry-run"], capture_output=True, text=True, cwd=ROOT).stderr
     amount, unit = plan.split("expected at the peak")[1].split()[:2]
