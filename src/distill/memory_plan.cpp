@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 namespace qad::distill {
 
@@ -128,6 +129,11 @@ double kept_while_training(const TrainConfig& config) {
   return static_cast<double>(std::max<std::int64_t>(0, std::min(config.keep_best, validations)));
 }
 
+// Tokens whose logits a GPU's head keeps at a time, where one takes so many bytes.
+double head_rows(double tokens, double bytes) {
+  return std::min(tokens, std::max(128.0, std::floor(kCudaLogits / bytes / 128) * 128));
+}
+
 // What a micro-batch adds to what is held throughout.
 struct Peak {
   double activations, gradients, loss;
@@ -180,8 +186,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
     const double logits = config.bf16_logits ? bytes.value : kFloat;
     const double row =
         vocabulary * ((both ? 2 : 1) * logits + (config.bf16_logits ? 0 : bytes.value));
-    const double rows =
-        std::min(tokens, std::max(128.0, std::floor(kCudaLogits / row / 128) * 128));
+    const double rows = head_rows(tokens, row);
     const double passing = static_cast<double>(passing_per_token(student)) * tokens * bytes.value;
     // In the head; at the start of the way back; at its end, where activations have gone and
     // gradients come. In between, one falls as the other rises.
@@ -210,6 +215,14 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("activations", worst.activations);
   plan.bytes.emplace_back("gradients", worst.gradients);
   plan.bytes.emplace_back("loss", worst.loss);
+  if (gpu && config.cuda_graphs) {
+    // A recording keeps its memory; a forward pass of the validation has its own.
+    const double row = vocabulary * (both ? 2 : 1) * kFloat;
+    plan.bytes.emplace_back(
+        "validation beside CUDA graphs",
+        head_rows(tokens, row) * row + hidden_states +
+            static_cast<double>(passing_per_token(student)) * tokens * bytes.value);
+  }
   if (config.cache_teacher && config.cache_folder.empty() && both) {
     const double all =
         static_cast<double>(config.steps) * static_cast<double>(config.batch_sequences) * seq_len;
@@ -227,12 +240,15 @@ Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* te
                std::int64_t epoch_tokens, const quantize::Policy& policy) {
   const bool given = config.micro_sequences > 0;
   const auto layers = static_cast<std::int64_t>(student.layers.size());
+  const bool graphs = std::exchange(config.cuda_graphs, false);
   const auto fits = [&] {
     return plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <=
            0.95 * room;
   };
   const auto found = [&](bool fit) {
-    return Fit{config.micro_sequences, placement.packs_inputs, placement.recomputed_layers, fit};
+    config.cuda_graphs = graphs;
+    return Fit{config.micro_sequences, placement.packs_inputs, placement.recomputed_layers,
+               graphs && fit && fits(), fit};
   };
   for (std::int64_t parts = 1; parts <= config.batch_sequences; ++parts) {
     if (!given) config.micro_sequences = (config.batch_sequences + parts - 1) / parts;

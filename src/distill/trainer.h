@@ -130,7 +130,8 @@ struct Fit {
   std::int64_t micro_sequences = 1;
   bool packs_inputs = false;
   std::int64_t recomputed_layers = 0;
-  bool fits = true;  // false: not even the least, which the others then are
+  bool cuda_graphs = true;  // asked for, and there is room for a validation beside their memory
+  bool fits = true;         // false: not even the least, which the others then are
 };
 Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                TrainConfig config, models::Placement placement, double room,

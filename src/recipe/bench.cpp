@@ -147,6 +147,7 @@ BenchResult bench(const BenchOptions& options) {
     config.micro_sequences = fit.micro_sequences;
     placement.packs_inputs = policy.activations && (fit.packs_inputs || options.pack);
     placement.recomputed_layers = fit.recomputed_layers;
+    config.cuda_graphs = fit.cuda_graphs;
   }
   result.micro_sequences = config.micro_sequences;
   result.packs_inputs = placement.packs_inputs;

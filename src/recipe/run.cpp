@@ -151,6 +151,7 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
     config.micro_sequences = fit.micro_sequences;
     placement.packs_inputs = fit.packs_inputs;
     placement.recomputed_layers = fit.recomputed_layers;
+    config.cuda_graphs = fit.cuda_graphs;
     fits = fit.fits;
   }
   const distill::MemoryPlan plan =
@@ -161,6 +162,8 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
        human_bytes(plan.total()), room > 0 ? " of " + human_bytes(room) : "");
   if (config.micro_batch() < config.batch_sequences)
     note("micro-batch {} of {} sequences", config.micro_batch(), config.batch_sequences);
+  if (gpu && recipe.train.cuda_graphs && !config.cuda_graphs)
+    note("CUDA graphs are off: memory is too short for their own");
   if (placement.recomputed_layers > 0)
     note("recompute   {} of {} layers run again in the backward pass", placement.recomputed_layers,
          student.layers.size());

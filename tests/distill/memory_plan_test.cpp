@@ -94,9 +94,10 @@ TEST(MemoryPlan, ASmallerMicroBatchComesAfterPackedInputs) {
   train.batch_sequences = 1000;
   train.micro_sequences = 0;
   models::Placement gpu = models::placement_named("cuda");
-  const auto total = [&](std::int64_t micro, bool packs) {
+  const auto total = [&](std::int64_t micro, bool packs, bool graphs = false) {
     TrainConfig c = train;
     c.micro_sequences = micro;
+    c.cuda_graphs = graphs;
     gpu.packs_inputs = packs;
     return plan_memory(config, &config, c, gpu).total();
   };
@@ -106,6 +107,13 @@ TEST(MemoryPlan, ASmallerMicroBatchComesAfterPackedInputs) {
     EXPECT_EQ(fit.micro_sequences, micro) << room;
     EXPECT_EQ(fit.packs_inputs, packs) << room;
   };
+  // CUDA graphs cost no micro-batch: there is room for them or they are off.
+  const auto graphs = [&](double room) {
+    return fit_memory(config, &config, train, gpu, room / 0.95 * (1 + 1e-12)).cuda_graphs;
+  };
+  ASSERT_LT(total(1000, false), total(1000, false, true));
+  EXPECT_TRUE(graphs(total(1000, false, true)));
+  EXPECT_FALSE(graphs(total(1000, false, true) - 1));
   ASSERT_LT(total(1000, true), total(1000, false));
   expect(total(1000, false), 1000, false);
   expect(total(1000, false) - 1, 1000, true);
@@ -121,6 +129,7 @@ TEST(MemoryPlan, RecomputationComesLast) {
   config.layers.resize(5, config.layers[0]);
   TrainConfig train = tiny_train();
   train.batch_sequences = train.micro_sequences = 1000;
+  train.cuda_graphs = false;
   models::Placement gpu = models::placement_named("cuda");
   const auto total = [&](std::int64_t layers) {
     models::Placement p = gpu;
