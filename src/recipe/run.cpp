@@ -158,8 +158,8 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
     note("micro-batch {} of {} sequences", config.micro_batch(), config.batch_sequences);
   if (!fits)
     note(
-        "memory      is too short by this plan; optimizer_states: int8 and gradients: bf16 take "
-        "less");
+        "memory      is too short by this plan; masters: split, optimizer_states: int8 and "
+        "gradients: bf16 take less");
   else if (placement.packs_inputs)
     note("memory      is short: inputs are packed for the backward pass");
   return config;
