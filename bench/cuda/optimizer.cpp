@@ -12,20 +12,22 @@ using nvfp4::BlockScale, nvfp4::GlobalScale;
 
 // What one weight of a model has while it is trained.
 struct Weight {
-  Tensor master, grad, m, v, value, global, amax;
+  ops::Master master;
+  Tensor grad, m, v, value, global, amax;
   ops::Moment8 m8, v8;
 };
 
-Weight weight(std::int64_t rows, std::int64_t cols, at::ScalarType moments) {
+Weight weight(std::int64_t rows, std::int64_t cols, at::ScalarType moments, bool split) {
   const auto f32 = at::TensorOptions(at::kCUDA).dtype(at::kFloat);
+  const Tensor start = at::randn({rows, cols}, f32).mul(0.02).to(at::kBFloat16);
   Weight w;
-  w.master = at::randn({rows, cols}, f32).mul(0.02);
+  w.master = split ? ops::split_master(start) : ops::Master(start.to(at::kFloat));
   w.grad = bf16({rows, cols});
   w.value = at::empty_like(w.grad);
   w.global = at::zeros({}, f32);
-  w.amax = w.master.to(at::kBFloat16).abs().max().to(at::kFloat);
+  w.amax = start.abs().max().to(at::kFloat);
   if (moments == at::kByte)
-    w.m8 = ops::zero_moment8(w.master), w.v8 = ops::zero_moment8(w.master);
+    w.m8 = ops::zero_moment8(start), w.v8 = ops::zero_moment8(start);
   else
     w.m = at::zeros({rows, cols}, f32.dtype(moments)), w.v = at::zeros_like(w.m);
   return w;
@@ -40,7 +42,7 @@ void update(const Weight& w, const Tensor& factor) {
 }
 
 void ship(const Weight& w, BlockScale rule) {
-  ops::ship_(w.master, w.value, w.global, w.amax, rule, GlobalScale::pow2);
+  ops::ship_(w.master.high, w.value, w.global, w.amax, rule, GlobalScale::pow2);
 }
 
 void measure(const Card& card, const char* what, int count, std::int64_t rows, std::int64_t cols) {
@@ -48,12 +50,15 @@ void measure(const Card& card, const char* what, int count, std::int64_t rows, s
   const Tensor factor = at::ones({}, at::TensorOptions(at::kCUDA).dtype(at::kFloat));
   const auto named = [&](const char* name) { return fmt::format("{} {}", name, what); };
   // Moments, and bytes an element: master read and written, gradient, moments read and written.
-  for (const auto& [name, type, bytes] :
-       {std::tuple("adamw, FP32 moments,", at::kFloat, 26.0),
-        {"adamw, BF16 moments,", at::kBFloat16, 18.0},
-        {"adamw, 8-bit moments,", at::kByte, 14.0 + 16.0 / 256}}) {
+  for (const auto& [name, type, bytes, split] :
+       {std::tuple("adamw, FP32 moments,", at::kFloat, 26.0, false),
+        {"adamw, BF16 moments,", at::kBFloat16, 18.0, false},
+        {"adamw, 8-bit moments,", at::kByte, 14.0 + 16.0 / 256, false},
+        {"adamw, FP32 moments, split,", at::kFloat, 26.0, true},
+        {"adamw, BF16 moments, split,", at::kBFloat16, 18.0, true},
+        {"adamw, 8-bit moments, split,", at::kByte, 14.0 + 16.0 / 256, true}}) {
     std::vector<Weight> weights;
-    for (int i = 0; i < count; ++i) weights.push_back(weight(rows, cols, type));
+    for (int i = 0; i < count; ++i) weights.push_back(weight(rows, cols, type, split));
     line(card, named(name).c_str(), bytes * n, 0, [&] {
       for (const Weight& w : weights) update(w, factor);
     });
@@ -61,11 +66,13 @@ void measure(const Card& card, const char* what, int count, std::int64_t rows, s
     for (const auto& [rule, rule_name] : {std::pair(BlockScale::max, "ship max,"),
                                           {BlockScale::four_over_six, "ship four_over_six,"},
                                           {BlockScale::mse, "ship mse,"}})
-      line(card, named(rule_name).c_str(), 6 * n, 0, [&, r = rule] {
-        for (const Weight& w : weights) ship(w, r);
-      });
+      line(card, named((rule_name + std::string(split ? " split," : "")).c_str()).c_str(),
+           (split ? 4 : 6) * n, 0, [&, r = rule] {
+             for (const Weight& w : weights) ship(w, r);
+           });
+    if (split) continue;
     std::vector<Tensor> grads, wide;
-    for (const Weight& w : weights) grads.push_back(w.grad), wide.push_back(w.master);
+    for (const Weight& w : weights) grads.push_back(w.grad), wide.push_back(w.master.high);
     line(card, named("gradient_norm, BF16,").c_str(), 2 * n, 0, [&] { ops::gradient_norm(grads); });
     line(card, named("gradient_norm, FP32,").c_str(), 4 * n, 0, [&] { ops::gradient_norm(wide); });
   }

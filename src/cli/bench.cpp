@@ -15,7 +15,7 @@ namespace {
 struct Options {
   recipe::BenchOptions bench;
   ComputeOptions compute;
-  std::string states = "fp32", gradients = "fp32", logits = "fp32";
+  std::string masters = "fp32", states = "fp32", gradients = "fp32", logits = "fp32";
   bool plain = false, eager = false, json = false;
 };
 
@@ -31,6 +31,7 @@ Json as_json(const Options& o, const recipe::BenchResult& r) {
           {"packs_inputs", r.packs_inputs},
           {"cuda_graphs", r.cuda_graphs},
           {"recomputed_layers", r.recomputed_layers},
+          {"masters", o.masters},
           {"optimizer_states", o.states},
           {"gradients", o.gradients},
           {"logits", o.logits},
@@ -89,6 +90,7 @@ void add_bench(CLI::App& app) {
                  std::int64_t{1});
   command.number("--micro-sequences", o->bench.train.micro_sequences,
                  "sequences a micro-batch; 0: as many as fit");
+  command.choice("--masters", o->masters, {"fp32", "split"}, "FP32, or BF16 and 16 bits more");
   command.choice("--optimizer-states", o->states, {"fp32", "bf16", "int8"}, "AdamW's moments");
   command.choice("--gradients", o->gradients, {"fp32", "bf16"}, "on a GPU");
   command.choice("--logits", o->logits, {"fp32", "bf16"}, "on a GPU");
@@ -106,6 +108,7 @@ void add_bench(CLI::App& app) {
     apply(o->compute);
     o->bench.device = o->compute.device;
     o->bench.quantize = !o->plain;
+    o->bench.train.split_masters = o->masters == "split";
     o->bench.train.optimizer_states = recipe::state_type_of(o->states);
     o->bench.train.bf16_gradients = o->gradients == "bf16";
     o->bench.train.bf16_logits = o->logits == "bf16";

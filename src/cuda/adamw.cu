@@ -1,6 +1,9 @@
-// AdamW on FP32 masters, with the CPU's bits: the same steps in the same order (ops/adamw_step.h),
-// each an intrinsic that rounds to nearest. A warp takes 256 elements, which is a block of 8-bit
-// moments, four neighbouring ones a thread and then four more: every access of a warp is one piece.
+// AdamW on masters of FP32 or in halves, with the CPU's bits: the same steps in the same order
+// (ops/adamw_step.h), each an intrinsic that rounds to nearest. A warp takes 256 elements, which is
+// a block of 8-bit moments, four neighbouring ones a thread and then four more: every access of a
+// warp is one piece.
+#include <concepts>
+
 #include "cuda/launch.h"
 #include "cuda/reduce.cuh"
 #include "cuda/vector.cuh"
@@ -53,31 +56,35 @@ struct Place {
           if (at(a) + k < n) store(to + at(a) + k, part[k]);
     }
   }
-  __device__ void read(const std::uint8_t* from, std::uint8_t (&x)[kEach]) const {
+  // Integers, as they lie.
+  template <std::integral T>
+  __device__ void read(const T* from, T (&x)[kEach]) const {
 #pragma unroll
     for (int a = 0; a < kAccesses; ++a) {
-      unsigned part = 0;
-      if constexpr (kWhole)
-        part = *reinterpret_cast<const unsigned*>(from + at(a));
-      else
+      T part[kWidth] = {};
+      if constexpr (kWhole) {
+        const auto raw = *reinterpret_cast<const Raw<T, kWidth>*>(from + at(a));
+        memcpy(part, &raw, sizeof raw);
+      } else {
         for (int k = 0; k < kWidth; ++k)
-          if (at(a) + k < n) part |= static_cast<unsigned>(from[at(a) + k]) << (8 * k);
+          if (at(a) + k < n) part[k] = from[at(a) + k];
+      }
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k)
-        x[a * kWidth + k] = static_cast<std::uint8_t>(part >> (8 * k));
+      for (int k = 0; k < kWidth; ++k) x[a * kWidth + k] = part[k];
     }
   }
-  __device__ void write(std::uint8_t* to, const std::uint8_t (&x)[kEach]) const {
+  template <std::integral T>
+  __device__ void write(T* to, const T (&x)[kEach]) const {
 #pragma unroll
     for (int a = 0; a < kAccesses; ++a) {
-      unsigned part = 0;
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) part |= static_cast<unsigned>(x[a * kWidth + k]) << (8 * k);
-      if constexpr (kWhole)
-        *reinterpret_cast<unsigned*>(to + at(a)) = part;
-      else
+      if constexpr (kWhole) {
+        Raw<T, kWidth> raw;
+        memcpy(&raw, x + a * kWidth, sizeof raw);
+        __stwb(reinterpret_cast<Raw<T, kWidth>*>(to + at(a)), raw);
+      } else {
         for (int k = 0; k < kWidth; ++k)
-          if (at(a) + k < n) to[at(a) + k] = static_cast<std::uint8_t>(part >> (8 * k));
+          if (at(a) + k < n) to[at(a) + k] = x[a * kWidth + k];
+      }
     }
   }
 };
@@ -87,6 +94,49 @@ template <bool kSecond>
 __device__ std::uint32_t half(const std::uint32_t draw) {
   return kSecond ? draw >> 16 : draw & 0xFFFF;
 }
+
+// How a master lies in memory; amax: what becomes of the bits of the largest magnitude.
+struct Whole {
+  float* values;
+  template <class P>
+  __device__ void read(const P& p, float (&x)[kEach]) const {
+    p.read(values, x);
+  }
+  template <class P>
+  __device__ void write(const P& p, const float (&x)[kEach]) const {
+    p.write(values, x);
+  }
+  static __device__ float amax(std::uint32_t largest) { return nvfp4::bf16_amax(largest); }
+};
+struct Split {
+  std::uint16_t* high;
+  std::int16_t* low;
+  template <class P>
+  __device__ void read(const P& p, float (&x)[kEach]) const {
+    std::uint16_t h[kEach];
+    std::int16_t l[kEach];
+    p.read(high, h);
+    p.read(low, l);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) x[i] = ops::join_master({h[i], l[i]});
+  }
+  template <class P>
+  __device__ void write(const P& p, const float (&x)[kEach]) const {
+    std::uint16_t h[kEach];
+    std::int16_t l[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const ops::Halves halves = ops::split_master(x[i]);
+      h[i] = halves.high;
+      l[i] = halves.low;
+    }
+    p.write(high, h);
+    p.write(low, l);
+  }
+  static __device__ float amax(std::uint32_t largest) {
+    return ops::split_amax(largest);
+  }
+};
 
 // How a moment lies in memory. FP32:
 template <bool kSecond>
@@ -152,11 +202,11 @@ struct Coded {
 };
 
 // One block of one warp; returns the bits of the largest magnitude of a thread's elements.
-template <class G, class M, class V, class P>
-__device__ std::uint32_t update(const ops::AdamWStep& s, const P& p, const G* grad, float* master,
+template <class G, class W, class M, class V, class P>
+__device__ std::uint32_t update(const ops::AdamWStep& s, const P& p, const G* grad, const W& master,
                                 const M& m, const V& v, float factor) {
   float w[kEach];
-  p.read(master, w);
+  master.read(p, w);
   if (!isnan(factor)) {
     float g[kEach], mi[kEach], vi[kEach];
     p.read(grad, g);
@@ -182,7 +232,7 @@ __device__ std::uint32_t update(const ops::AdamWStep& s, const P& p, const G* gr
     }
     m.write(p, mi, draws);
     v.write(p, vi, draws);
-    p.write(master, w);
+    master.write(p, w);
   }
   std::uint32_t most = 0;
 #pragma unroll
@@ -192,10 +242,10 @@ __device__ std::uint32_t update(const ops::AdamWStep& s, const P& p, const G* gr
 }
 
 // Every block's largest magnitude joins those of others in `amax`, as bits, which is 0 before.
-template <class G, class M, class V>
+template <class G, class W, class M, class V>
 __global__ void __launch_bounds__(kThreads, 3)
-    adamw_kernel(const ops::AdamWStep s, const G* grad, float* master, M m, V v,
-                 const float* factor, std::int64_t n, bool wide, std::uint32_t* amax) {
+    adamw_kernel(const ops::AdamWStep s, const G* grad, W master, M m, V v, const float* factor,
+                 std::int64_t n, bool wide, std::uint32_t* amax) {
   const float scale = factor ? *factor : 1.0f;
   const std::int64_t blocks = blocks_for(n, ops::kMomentBlock);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -212,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (const std::uint32_t other : of_warps) most = max(most, other);
-  atomicMax(amax, __float_as_uint(nvfp4::bf16_amax(most)));
+  atomicMax(amax, __float_as_uint(W::amax(most)));
 }
 
 bool aligned(const void* p) {
@@ -221,30 +271,37 @@ bool aligned(const void* p) {
 
 }  // namespace
 
-void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, float* master,
+void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, const Masters& masters,
            const Moments& moments, const float* factor, std::int64_t n, std::uint32_t* amax,
            cudaStream_t stream) {
   cudaMemsetAsync(amax, 0, sizeof *amax, stream);
   if (n == 0) return;
-  const bool wide = aligned(grad) && aligned(master) && aligned(moments.m) && aligned(moments.v);
-  const auto launch = [&](auto m, auto v) {
+  const bool wide = aligned(grad) && aligned(masters.high) && aligned(masters.low) &&
+                    aligned(moments.m) && aligned(moments.v);
+  const auto launch = [&](auto w, auto m, auto v) {
     for_type(grad_type, [&]<class G>() {
-      constexpr auto kKernel = adamw_kernel<G, decltype(m), decltype(v)>;
+      constexpr auto kKernel = adamw_kernel<G, decltype(w), decltype(m), decltype(v)>;
       const unsigned blocks = fill_device<kKernel>(blocks_for(n, kThreads * kEach), kThreads);
-      kKernel<<<blocks, kThreads, 0, stream>>>(step, static_cast<const G*>(grad), master, m, v,
-                                               factor, n, wide, amax);
+      kKernel<<<blocks, kThreads, 0, stream>>>(step, static_cast<const G*>(grad), w, m, v, factor,
+                                               n, wide, amax);
     });
+  };
+  const auto with_moments = [&](auto m, auto v) {
+    if (masters.low == nullptr)
+      launch(Whole{static_cast<float*>(masters.high)}, m, v);
+    else
+      launch(Split{static_cast<std::uint16_t*>(masters.high), masters.low}, m, v);
   };
   using Bf16 = __nv_bfloat16;
   if (moments.kind == Moments::f32)
-    launch(Plain<false>{static_cast<float*>(moments.m)},
-           Plain<true>{static_cast<float*>(moments.v)});
+    with_moments(Plain<false>{static_cast<float*>(moments.m)},
+                 Plain<true>{static_cast<float*>(moments.v)});
   else if (moments.kind == Moments::bf16)
-    launch(Rounded<false>{static_cast<Bf16*>(moments.m)},
-           Rounded<true>{static_cast<Bf16*>(moments.v)});
+    with_moments(Rounded<false>{static_cast<Bf16*>(moments.m)},
+                 Rounded<true>{static_cast<Bf16*>(moments.v)});
   else
-    launch(Coded<false>{static_cast<std::uint8_t*>(moments.m), moments.m_scales},
-           Coded<true>{static_cast<std::uint8_t*>(moments.v), moments.v_scales});
+    with_moments(Coded<false>{static_cast<std::uint8_t*>(moments.m), moments.m_scales},
+                 Coded<true>{static_cast<std::uint8_t*>(moments.v), moments.v_scales});
 }
 
 }  // namespace qad::cuda

@@ -104,6 +104,11 @@ struct HeadRows {
 };
 void head_rows(const HeadRows& rows, cudaStream_t stream);
 
+// The masters of an optimiser: floats, or the halves of ops::split_master.
+struct Masters {
+  void* high;         // floats; where there is a low half, BF16
+  std::int16_t* low;  // null: none
+};
 // The moments of an optimiser: floats, or 8-bit codes with a scale for each ops::kMomentBlock.
 struct Moments {
   enum Kind { f32, bf16, coded } kind;
@@ -111,8 +116,8 @@ struct Moments {
   float *m_scales, *v_scales;  // of codes
 };
 // One AdamW update of n elements; factor null: 1. amax: the bits of a float, the largest of
-// bf16(master).
-void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, float* master,
+// bf16(master), or of the high halves.
+void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, const Masters& masters,
            const Moments& moments, const float* factor, std::int64_t n, std::uint32_t* amax,
            cudaStream_t stream);
 
@@ -127,10 +132,11 @@ void gradient_norm(std::span<const Values> grads, double* partials, double* norm
                    cudaStream_t stream);
 
 // amax as adamw's.
-void weight_amax(const float* master, std::int64_t n, std::uint32_t* amax, cudaStream_t stream);
+void weight_amax(Type master_type, const void* master, std::int64_t n, std::uint32_t* amax,
+                 cudaStream_t stream);
 // As ops::ship_; `out` gets what that returns.
-void ship(const float* master, std::int64_t rows, std::int64_t cols, const float* amax,
-          nvfp4::GlobalScale global_rule, nvfp4::BlockScale rule, Type type, void* value,
-          float* global, float* out, cudaStream_t stream);
+void ship(Type master_type, const void* master, std::int64_t rows, std::int64_t cols,
+          const float* amax, nvfp4::GlobalScale global_rule, nvfp4::BlockScale rule, Type type,
+          void* value, float* global, float* out, cudaStream_t stream);
 
 }  // namespace qad::cuda

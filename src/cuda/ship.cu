@@ -19,9 +19,10 @@ constexpr int kThreads = 256, kWarps = kThreads / 32;
 template <BlockScale kRule>
 constexpr int kPieces = kRule == BlockScale::max ? 2 : 1;
 
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    amax_kernel(const float* x, std::int64_t n, std::uint32_t* amax) {
-  constexpr int N = kWide<float>;
+    amax_kernel(const T* x, std::int64_t n, std::uint32_t* amax) {
+  constexpr int N = kWide<T>;
   __shared__ std::uint32_t of_warps[kWarps];
   const std::int64_t thread = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
   const std::int64_t threads = gridDim.x * std::int64_t{kThreads};
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int k = 0; k < N; ++k) most = max(most, nvfp4::magnitude_bits(v[k]));
   }
   for (std::int64_t i = whole + thread; i < n; i += threads)
-    most = max(most, nvfp4::magnitude_bits(x[i]));
+    most = max(most, nvfp4::magnitude_bits(to_float(x[i])));
   most = __reduce_max_sync(kAllLanes, most);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = most;
   __syncthreads();
@@ -51,9 +52,9 @@ __device__ float raised(float before, float amax, nvfp4::GlobalScale global_rule
 }
 
 // `wide` as in fake_quantize. Infinite or too large weights leave everything as it was.
-template <class T, BlockScale kRule>
+template <class M, class T, BlockScale kRule>
 __global__ void __launch_bounds__(kThreads)
-    ship_kernel(const float* master, std::int64_t rows, std::int64_t cols, const float* amax,
+    ship_kernel(const M* master, std::int64_t rows, std::int64_t cols, const float* amax,
                 nvfp4::GlobalScale global_rule, bool wide, T* value, float* global, float* out) {
   constexpr int N = kWide<T>, kMine = kPieces<kRule>;
   const float most = *amax;
@@ -78,15 +79,18 @@ __global__ void __launch_bounds__(kThreads)
     at[p] = row * cols + col;
     left[p] = index < rows * per_row ? cols - col : 0;
     if (wide && left[p] > 0) {
-      load_pieces(master + at[p], x[p]);
+      if constexpr (N < kWide<M>)
+        load(master + at[p], x[p]);
+      else
+        load_pieces(master + at[p], x[p]);
     } else {
-      for (int i = 0; i < N; ++i) x[p][i] = i < left[p] ? master[at[p] + i] : 0.0f;
+      for (int i = 0; i < N; ++i) x[p][i] = i < left[p] ? to_float(master[at[p] + i]) : 0.0f;
     }
   }
 #pragma unroll
   for (int p = 0; p < kMine; ++p) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) x[p][i] = __bfloat162float(__float2bfloat16_rn(x[p][i]));
+    for (int i = 0; i < N; ++i) x[p][i] = to_float(__float2bfloat16_rn(x[p][i]));
     float y[N];
     const Block<N> block{x[p]};
     block.template fake_quantize<kRule>(scale, block.amax(), y);
@@ -100,35 +104,42 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void weight_amax(const float* master, std::int64_t n, std::uint32_t* amax, cudaStream_t stream) {
+void weight_amax(Type master_type, const void* master, std::int64_t n, std::uint32_t* amax,
+                 cudaStream_t stream) {
   cudaMemsetAsync(amax, 0, sizeof *amax, stream);
   if (n == 0) return;
-  const unsigned blocks = fill_device<amax_kernel>(blocks_for(n, kThreads * 4), kThreads);
-  amax_kernel<<<blocks, kThreads, 0, stream>>>(master, n, amax);
+  for_type(master_type, [&]<class M>() {
+    constexpr auto kKernel = amax_kernel<M>;
+    const unsigned blocks = fill_device<kKernel>(blocks_for(n, kThreads * 4), kThreads);
+    kKernel<<<blocks, kThreads, 0, stream>>>(static_cast<const M*>(master), n, amax);
+  });
 }
 
-void ship(const float* master, std::int64_t rows, std::int64_t cols, const float* amax,
-          nvfp4::GlobalScale global_rule, BlockScale rule, Type type, void* value, float* global,
-          float* out, cudaStream_t stream) {
+void ship(Type master_type, const void* master, std::int64_t rows, std::int64_t cols,
+          const float* amax, nvfp4::GlobalScale global_rule, BlockScale rule, Type type,
+          void* value, float* global, float* out, cudaStream_t stream) {
   if (cols % nvfp4::kBlock == 0) cols *= rows, rows = 1;  // rows follow each other without a gap
   const bool aligned =
       (reinterpret_cast<std::uintptr_t>(master) | reinterpret_cast<std::uintptr_t>(value)) % 16 ==
       0;
   const bool wide = aligned && cols % nvfp4::kBlock == 0;
-  for_type(type, [&]<class T>() {
-    const auto launch = [&]<BlockScale kRule>() {
-      const std::int64_t threads = rows * nvfp4::blocks_per_row(cols) * (nvfp4::kBlock / kWide<T>);
-      const std::int64_t blocks = blocks_for(threads, kThreads * kPieces<kRule>);
-      ship_kernel<T, kRule>
-          <<<static_cast<unsigned>(std::max<std::int64_t>(1, blocks)), kThreads, 0, stream>>>(
-              master, rows, cols, amax, global_rule, wide, static_cast<T*>(value), global, out);
-    };
-    if (rule == BlockScale::max)
-      launch.template operator()<BlockScale::max>();
-    else if (rule == BlockScale::mse)
-      launch.template operator()<BlockScale::mse>();
-    else
-      launch.template operator()<BlockScale::four_over_six>();
+  const auto launch = [&]<class M, class T, BlockScale kRule>() {
+    const std::int64_t threads = rows * nvfp4::blocks_per_row(cols) * (nvfp4::kBlock / kWide<T>);
+    const std::int64_t blocks = blocks_for(threads, kThreads * kPieces<kRule>);
+    ship_kernel<M, T, kRule>
+        <<<static_cast<unsigned>(std::max<std::int64_t>(1, blocks)), kThreads, 0, stream>>>(
+            static_cast<const M*>(master), rows, cols, amax, global_rule, wide,
+            static_cast<T*>(value), global, out);
+  };
+  for_type(master_type, [&]<class M>() {
+    for_type(type, [&]<class T>() {
+      if (rule == BlockScale::max)
+        launch.template operator()<M, T, BlockScale::max>();
+      else if (rule == BlockScale::mse)
+        launch.template operator()<M, T, BlockScale::mse>();
+      else
+        launch.template operator()<M, T, BlockScale::four_over_six>();
+    });
   });
 }
 

@@ -29,7 +29,8 @@ void Candidates::consider(const Validation& v, const Weights& weights) {
   best_.insert(place, v);
   if (folder_.empty()) {
     Kept& kept = memory_[v.step];
-    for (const at::Tensor& t : weights.masters()) kept.masters.push_back(t.clone());
+    for (const auto& [name, tensor] : weights.master_state())
+      kept.masters.push_back(tensor.clone());
     kept.globals = weights.weight_globals();
   } else {
     Json about = {{"step", v.step}, {"validation_loss", v.loss}};
@@ -47,8 +48,8 @@ void Candidates::restore(std::int64_t step, Weights& weights) const {
   check(contains(best_, step), "restore", "the masters of step {} were not kept", step);
   if (folder_.empty()) {
     const Kept& kept = memory_.at(step);
-    for (std::size_t i = 0; i < kept.masters.size(); ++i)
-      weights.masters()[i].copy_(kept.masters[i]);
+    const NamedTensors masters = weights.master_state();
+    for (std::size_t i = 0; i < masters.size(); ++i) masters[i].second.copy_(kept.masters[i]);
     weights.set_weight_globals(kept.globals);
   } else {
     const fs::path folder = folder_of(step);

@@ -30,7 +30,7 @@ class Candidates {
 
  private:
   struct Kept {
-    std::vector<at::Tensor> masters;
+    std::vector<at::Tensor> masters;  // of Weights::master_state()
     std::vector<float> globals;
   };
   fs::path folder_of(std::int64_t step) const;

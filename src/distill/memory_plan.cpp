@@ -113,6 +113,18 @@ Activations activations_of(const models::Model& shape, const quantize::Policy& p
   return a;
 }
 
+// A high half that is the student's value itself is counted with the student.
+double master_bytes(const models::Model& shape, const quantize::Policy& policy,
+                    const TrainConfig& config, const models::Placement& placement) {
+  const double n = static_cast<double>(models::parameter_count(shape.config));
+  if (!config.split_masters || placement.type != at::kBFloat16) return n * kFloat;
+  double quantised = 0;
+  for (const models::Linear* l : models::linears(shape))
+    if (quantize::decide(policy, *l, static_cast<std::int64_t>(shape.layers.size())).quantize)
+      quantised += static_cast<double>(l->weight.value.numel());
+  return n * 2 + quantised * 2;
+}
+
 // The most values a token on their way through a layer's backward pass: the gradient of the
 // residual stream, SwiGLU's of its result, and that of its input.
 std::int64_t passing_per_token(const models::ModelConfig& config) {
@@ -161,14 +173,14 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const double vocabulary = static_cast<double>(student.vocabulary);
   const double hidden = static_cast<double>(student.hidden);
   const double head = vocabulary * hidden;
-  const Activations per_token =
-      activations_of(models::build(student), policy, bytes.value, placement);
+  const models::Model shape = models::build(student);
+  const Activations per_token = activations_of(shape, policy, bytes.value, placement);
   const double activations = per_token.kept * tokens;
 
   MemoryPlan plan;
   plan.bytes.emplace_back(gpu ? "CUDA" : "program and data", gpu ? kCuda : kProgram);
   plan.bytes.emplace_back("student", n * bytes.value);
-  plan.bytes.emplace_back("master weights", n * kFloat);
+  plan.bytes.emplace_back("master weights", master_bytes(shape, policy, config, placement));
   plan.bytes.emplace_back("AdamW moments", 2 * n * bytes.moment);
   if (teacher != nullptr)
     plan.bytes.emplace_back("teacher",

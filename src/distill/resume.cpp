@@ -66,6 +66,7 @@ Json to_json(const TrainConfig& c) {
               {"validate_every", c.validate_every},
               {"keep_best", c.keep_best},
               {"cache_teacher", c.cache_teacher},
+              {"masters", c.split_masters ? "split" : "fp32"},
               {"optimizer_states", name_of(c.optimizer_states)},
               {"gradients", c.bf16_gradients ? "bf16" : "fp32"},
               {"logits", c.bf16_logits ? "bf16" : "fp32"}};
@@ -74,7 +75,7 @@ Json to_json(const TrainConfig& c) {
 }
 
 Json identity_of(const TrainConfig& config, const models::Model& student,
-                 const std::vector<at::Tensor>& masters, const models::Model* teacher,
+                 const std::vector<ops::Master>& masters, const models::Model* teacher,
                  nvfp4::GlobalScale rule) {
   const auto hex = [](std::uint64_t h) { return fmt::format("{:016x}", h); };
   Json out = to_json(config);
@@ -83,7 +84,12 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
     out["threads"] = at::get_num_threads();
   else
     out.erase("micro_sequences");  // what fits beside a GPU's other users; the step is the same
-  out["model"] = hex(fingerprint(masters));
+  std::vector<at::Tensor> weights;
+  for (const ops::Master& master : masters) {
+    weights.push_back(master.high);
+    if (master.split()) weights.push_back(master.low);
+  }
+  out["model"] = hex(fingerprint(weights));
   if (teacher != nullptr) out["teacher"] = hex(fingerprint(*teacher));
   out["quantize.global_scale"] = rule == nvfp4::GlobalScale::amax ? "amax" : "pow2";
   for (const models::Linear* l : models::linears(student)) {

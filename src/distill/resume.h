@@ -3,6 +3,7 @@
 
 #include "core/json.h"
 #include "distill/trainer.h"
+#include "ops/adamw.h"
 
 namespace qad::distill {
 
@@ -11,7 +12,7 @@ Json to_json(const TrainConfig& config);
 // All that decides a run's bits but its data: those settings, the number of threads, the weights it
 // starts from (`masters`), the teacher's (null: none), and how each linear is quantised.
 Json identity_of(const TrainConfig& config, const models::Model& student,
-                 const std::vector<at::Tensor>& masters, const models::Model* teacher,
+                 const std::vector<ops::Master>& masters, const models::Model* teacher,
                  nvfp4::GlobalScale rule);
 // A number over the bits of the tensors.
 std::uint64_t fingerprint(const std::vector<at::Tensor>& tensors);

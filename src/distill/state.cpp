@@ -17,6 +17,8 @@ checkpoint::DType dtype_of(const at::Tensor& t) {
       return checkpoint::DType::f32;
     case at::kBFloat16:
       return checkpoint::DType::bf16;
+    case at::kShort:
+      return checkpoint::DType::i16;
     case at::kByte:
       return checkpoint::DType::u8;
     default:

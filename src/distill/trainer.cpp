@@ -122,6 +122,7 @@ void Trainer::Impl::out_of_memory(const std::string& why) const {
     if (possible) advice += (advice.empty() ? "try " : ", or ") + what;
   };
   suggest(micro > 1, fmt::format("train.micro_sequences: {}", (micro + 1) / 2));
+  suggest(!config.split_masters, "train.masters: split");
   suggest(config.optimizer_states != StateType::int8, "train.optimizer_states: int8");
   suggest(!config.bf16_gradients, "train.gradients: bf16");
   suggest(advice.empty(), fmt::format("train.seq_len: {}", config.seq_len / 2));
@@ -319,8 +320,10 @@ void Trainer::restore(std::int64_t step) {
   impl_->candidates.restore(step, impl_->weights);
 }
 
-const std::vector<at::Tensor>& Trainer::masters() const {
-  return impl_->weights.masters();
+std::vector<at::Tensor> Trainer::masters() const {
+  std::vector<at::Tensor> high;
+  for (const ops::Master& master : impl_->weights.masters()) high.push_back(master.high);
+  return high;
 }
 
 }  // namespace qad::distill

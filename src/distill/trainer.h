@@ -31,6 +31,7 @@ struct TrainConfig {
   double learning_rate = 1e-5, final_fraction = 0.1;
   std::int64_t warmup_steps = 20;
   Schedule schedule = Schedule::cosine;
+  bool split_masters = false;  // BF16 and the 16 bits below (ops/adamw.h); else FP32
   StateType optimizer_states = StateType::fp32;
   bool bf16_gradients = false;  // on a GPU; else FP32
   bool cuda_graphs = true;      // on a GPU: micro-batches are recorded and replayed
@@ -101,7 +102,9 @@ class Trainer {
   // Puts the masters kept at `step` into the student (values requantised). Used for the report's
   // checkpoint choice: evaluate each of TrainResult::kept, restore the best.
   void restore(std::int64_t step);
-  const std::vector<at::Tensor>& masters() const;
+  // In the order of models::parameters(); split ones by their high half, which is what an export
+  // reads of either.
+  std::vector<at::Tensor> masters() const;
 
  private:
   struct Impl;

@@ -16,31 +16,43 @@ namespace qad::distill {
 
 Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4::GlobalScale rule,
                  const TrainConfig& config)
-    : config_(config),
-      parameters_(models::parameters(student)),
-      masters_(std::move(masters)),
-      rule_(rule) {
-  check(masters_.size() == parameters_.size(), "train", "expected {} master tensors, found {}",
-        parameters_.size(), masters_.size());
+    : config_(config), parameters_(models::parameters(student)), rule_(rule) {
+  check(masters.size() == parameters_.size(), "train", "expected {} master tensors, found {}",
+        parameters_.size(), masters.size());
   quants_.resize(parameters_.size());
   amax_.resize(parameters_.size());
   const auto linears = models::linears(student);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const models::Parameter& p = *parameters_[i];
-    check(masters_[i].defined() && masters_[i].is_contiguous() &&
-              masters_[i].sizes() == p.value.sizes(),
-          "train", "{}: expected a contiguous master of the value's shape", p.parts.front().name);
-    masters_[i] = masters_[i].to(at::kFloat);
-    check(masters_[i].data_ptr() != p.value.data_ptr(), "train",
-          "{}: the master must be a copy, since the value is overwritten by its rounding",
-          p.parts.front().name);
+    check(
+        masters[i].defined() && masters[i].is_contiguous() && masters[i].sizes() == p.value.sizes(),
+        "train", "{}: expected a contiguous master of the value's shape", p.parts.front().name);
     const auto owner = std::find_if(linears.begin(), linears.end(),
                                     [&](const models::Linear* l) { return &l->weight == &p; });
     if (owner != linears.end()) quants_[i] = (*owner)->quant.get();
+    masters_.push_back(held(i, masters[i]));
+    masters[i].reset();  // a model's weights twice are much memory
   }
   globals_ = at::zeros({static_cast<std::int64_t>(parameters_.size())},
-                       masters_.front().options().dtype(at::kFloat));
+                       masters_.front().high.options().dtype(at::kFloat));
   set_weight_globals(weight_globals());
+  // A split master of more bits than BF16 may have been rounded to another side than the value.
+  if (config.split_masters) publish();
+}
+
+ops::Master Weights::held(std::size_t i, const at::Tensor& weights) {
+  const models::Parameter& p = *parameters_[i];
+  ops::Master master = config_.split_masters ? ops::split_master(weights.detach())
+                                             : ops::Master(weights.to(at::kFloat));
+  check(master.high.data_ptr() != p.value.data_ptr(), "train",
+        "{}: the master must be a copy, since the value is overwritten by its rounding",
+        p.parts.front().name);
+  if (master.split() && quants_[i] == nullptr && p.value.scalar_type() == at::kBFloat16) {
+    const at::Tensor value = p.value.detach();  // the same memory, without its gradient
+    value.copy_(master.high);
+    master.high = value;
+  }
+  return master;
 }
 
 std::vector<std::string> Weights::names() const {
@@ -70,7 +82,8 @@ void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& 
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     at::Tensor& gradient = parameters_[i]->value.mutable_grad();
     if (!gradient.defined()) continue;
-    a.weight_decay = masters_[i].dim() > 1 ? config_.weight_decay : 0;  // not on norms and biases
+    a.weight_decay =
+        masters_[i].high.dim() > 1 ? config_.weight_decay : 0;  // not on norms and biases
     a.seed = mix64(config_.seed ^ mix64(i));
     const Moments& x = moments_[i];
     const at::Tensor whole = gradient.contiguous();
@@ -84,7 +97,8 @@ void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& 
 
 std::vector<std::pair<std::string, at::Tensor>> Weights::state() {
   if (moments_.empty())
-    for (const at::Tensor& master : masters_) {
+    for (const ops::Master& held : masters_) {
+      const at::Tensor& master = held.high;
       const auto zeros = [&](at::ScalarType type) {
         return at::zeros(master.sizes(), master.options().dtype(type));
       };
@@ -112,8 +126,11 @@ std::vector<std::pair<std::string, at::Tensor>> Weights::state() {
 std::vector<std::pair<std::string, at::Tensor>> Weights::master_state() const {
   std::vector<std::pair<std::string, at::Tensor>> all;
   const std::vector<std::string> names = this->names();
-  for (std::size_t i = 0; i < names.size(); ++i)
-    all.emplace_back("master/" + names[i], masters_[i]);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const ops::Master& master = masters_[i];
+    all.emplace_back((master.split() ? "master_high/" : "master/") + names[i], master.high);
+    if (master.split()) all.emplace_back("master_low/" + names[i], master.low);
+  }
   return all;
 }
 
@@ -159,11 +176,12 @@ void Weights::publish(std::size_t i, const at::Tensor& amax) {
   const at::NoGradGuard guard;
   at::Tensor& value = parameters_[i]->value;
   amax_[i] = amax;
-  if (quants_[i] == nullptr)
-    value.copy_(masters_[i].to(at::kBFloat16));
-  else
-    amax_[i] = ops::ship_(masters_[i], value, globals_.select(0, static_cast<std::int64_t>(i)),
-                          amax, quants_[i]->weight_rule, rule_);
+  const at::Tensor& master = masters_[i].high;
+  if (quants_[i] != nullptr)
+    amax_[i] = ops::ship_(master, value, globals_.select(0, static_cast<std::int64_t>(i)), amax,
+                          quants_[i]->weight_rule, rule_);
+  else if (master.data_ptr() != value.data_ptr())
+    value.copy_(master.to(at::kBFloat16));
 }
 
 }  // namespace qad::distill

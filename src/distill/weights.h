@@ -1,5 +1,5 @@
-// What training changes: FP32 masters with their AdamW moments, and the values that the student
-// reads, which are always what would be shipped (ops::ship_ of the masters).
+// What training changes: masters with their AdamW moments, and the values that the student reads,
+// which are always what would be shipped (ops::ship_ of the masters).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,11 +16,14 @@ namespace qad::distill {
 class Weights {
  public:
   // Throws Error when `masters` do not match the student's parameters.
-  // `masters` must be copies, but where they are of another type than FP32.
+  // `masters` must be copies: those that have the type of what is held, FP32 or the BF16 of a high
+  // half, are held themselves.
   Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4::GlobalScale rule,
           const TrainConfig& config);
 
-  const std::vector<at::Tensor>& masters() const { return masters_; }
+  // FP32, or split (config.split_masters). The high half of a parameter that is not quantised is
+  // its value, where that is BF16.
+  const std::vector<ops::Master>& masters() const { return masters_; }
   std::vector<std::string> names() const;  // the first HF name of each parameter
 
   void require_gradients(bool on);
@@ -48,11 +51,12 @@ class Weights {
     ops::Moment8 m8, v8;
   };
   void publish(std::size_t i, const at::Tensor& amax);
+  ops::Master held(std::size_t i, const at::Tensor& weights);
 
   const TrainConfig& config_;
   std::vector<models::Parameter*> parameters_;
   std::vector<models::LinearQuant*> quants_;  // null: not quantised
-  std::vector<at::Tensor> masters_;
+  std::vector<ops::Master> masters_;
   std::vector<Moments> moments_;
   at::Tensor globals_;            // FP32, of each parameter; where the device reads and raises them
   std::vector<at::Tensor> amax_;  // of each parameter as it was published last

@@ -49,17 +49,65 @@ std::uint32_t largest(const float* x, std::int64_t n) {
   return most;
 }
 
-// f(begin, end) over ranges that begin at whole blocks of moments; the largest of what it returns.
+// The masters of a tensor as floats: where they lie, or joined from their halves in `scratch`.
+class Masters {
+ public:
+  Masters(const Tensor& high, const Optional& low) : size_(high.numel()) {
+    if (low && low->defined()) {
+      high_ = high.mutable_data_ptr<c10::BFloat16>();
+      low_ = low->mutable_data_ptr<std::int16_t>();
+    } else {
+      whole_ = high.mutable_data_ptr<float>();
+    }
+  }
+  std::int64_t size() const { return size_; }
+  float* read(std::int64_t at, std::int64_t n, float* scratch) const {
+    if (low_ == nullptr) return whole_ + at;
+    for (std::int64_t i = 0; i < n; ++i) scratch[i] = join_master({high_[at + i].x, low_[at + i]});
+    return scratch;
+  }
+  void write(std::int64_t at, std::int64_t n, const float* w) const {  // what read() returned
+    if (low_ == nullptr) return;
+    for (std::int64_t i = 0; i < n; ++i) {
+      const Halves h = split_master(w[i]);
+      high_[at + i].x = h.high;
+      low_[at + i] = h.low;
+    }
+  }
+  // From the bits of the masters' largest magnitude.
+  float amax(std::uint32_t largest) const {
+    return low_ == nullptr ? nvfp4::bf16_amax(largest) : split_amax(largest);
+  }
+
+ private:
+  std::int64_t size_;
+  float* whole_ = nullptr;
+  c10::BFloat16* high_ = nullptr;
+  std::int16_t* low_ = nullptr;
+};
+
+// Calls f(at, n) for every block of moments, which returns the bits of the largest magnitude of its
+// masters; what adamw_ returns.
 template <class F>
-Tensor amax_over(std::int64_t n, F&& f) {
-  const std::int64_t blocks = (n + kMomentBlock - 1) / kMomentBlock;
+Tensor for_blocks(const Masters& masters, F&& f) {
+  const std::int64_t size = masters.size(), blocks = (size + kMomentBlock - 1) / kMomentBlock;
   const std::uint32_t most = at::parallel_reduce(
       0, blocks, kGrain / kMomentBlock, std::uint32_t{0},
-      [&](std::int64_t begin, std::int64_t end, std::uint32_t before) {
-        return std::max(before, f(begin * kMomentBlock, std::min(n, end * kMomentBlock)));
+      [&](std::int64_t begin, std::int64_t end, std::uint32_t largest) {
+        for (std::int64_t at = begin * kMomentBlock; at < std::min(size, end * kMomentBlock);
+             at += kMomentBlock)
+          largest = std::max(largest, f(at, std::min(kMomentBlock, size - at)));
+        return largest;
       },
       [](std::uint32_t a, std::uint32_t b) { return std::max(a, b); });
-  return at::scalar_tensor(nvfp4::bf16_amax(most), at::kFloat);
+  return at::scalar_tensor(masters.amax(most), at::kFloat);
+}
+
+Tensor amax_of(const Masters& masters) {
+  return for_blocks(masters, [&](std::int64_t at, std::int64_t n) {
+    alignas(64) float scratch[kMomentBlock];
+    return largest(masters.read(at, n, scratch), n);
+  });
 }
 
 // The factor, and whether the step is called off.
@@ -71,20 +119,12 @@ struct Factor {
   bool off() const { return std::isnan(value); }
 };
 
-Tensor amax_of(const Tensor& master) {
-  const float* w = master.const_data_ptr<float>();
-  return amax_over(master.numel(), [&](std::int64_t begin, std::int64_t end) {
-    return largest(w + begin, end - begin);
-  });
-}
-
 // The moments of one block as floats, and the draws for what is stored of them.
 struct Tile {
   alignas(64) float m[kMomentBlock], v[kMomentBlock];
   alignas(64) std::uint32_t draws[kMomentBlock + 1];
-  std::int64_t n;
 
-  Tile(const AdamWStep& s, std::int64_t begin, std::int64_t size) : n(size) {
+  Tile(const AdamWStep& s, std::int64_t begin, std::int64_t n) {
     for (std::int64_t i = 0; i < n; i += 2) {
       const std::uint64_t bits = moment_draws(s, static_cast<std::uint64_t>((begin + i) / 2));
       draws[i] = static_cast<std::uint32_t>(bits);
@@ -103,108 +143,105 @@ c10::BFloat16 exact_bf16(float x) {
           c10::BFloat16::from_bits()};
 }
 
-// Calls step(tile, begin) for every block between `begin` and `end`; the largest of the results.
-template <class F>
-std::uint32_t for_tiles(const AdamWStep& s, std::int64_t begin, std::int64_t end, F&& step) {
-  std::uint32_t most = 0;
-  for (; begin < end; begin += kMomentBlock) {
-    Tile tile(s, begin, std::min(kMomentBlock, end - begin));
-    most = std::max(most, step(tile, begin));
-  }
-  return most;
-}
-
-// What an update begins with, whatever its moments are.
+// An update whatever its moments are.
 struct Update {
   Tensor grad;  // contiguous
+  Masters masters;
   Factor factor;
   AdamWStep step;
   const float* g;
-  float* w;
 
-  Update(const Tensor& master, const Tensor& gradient, const Optional& scale, const AdamWStep& step)
-      : grad(gradient.contiguous()), factor(scale), step(step) {
+  Update(const Tensor& master, const Optional& low, const Tensor& gradient, const Optional& scale,
+         const AdamWStep& step)
+      : grad(gradient.contiguous()), masters(master, low), factor(scale), step(step) {
     check_in_place(grad, at::kFloat, master, "adamw", "grad");
     g = grad.const_data_ptr<float>();
-    w = master.mutable_data_ptr<float>();
+  }
+  // Of the n elements from `at` on, a block at most, with their moments.
+  std::uint32_t block(std::int64_t at, std::int64_t n, float* m, float* v) const {
+    alignas(64) float scratch[kMomentBlock];
+    float* w = masters.read(at, n, scratch);
+    const std::uint32_t most = update(step, factor.value, g + at, m, v, w, n);
+    masters.write(at, n, w);
+    return most;
   }
 };
 
-Tensor adamw_cpu(const Tensor& master, const Tensor& grad, const Tensor& m, const Tensor& v,
-                 const Optional& factor, double learning_rate, double beta1, double beta2,
-                 double epsilon, double weight_decay, std::int64_t step, std::int64_t seed) {
-  check_adamw(master, grad, factor, step);
+Tensor adamw_cpu(const Tensor& master, const Optional& low, const Tensor& grad, const Tensor& m,
+                 const Tensor& v, const Optional& factor, double learning_rate, double beta1,
+                 double beta2, double epsilon, double weight_decay, std::int64_t step,
+                 std::int64_t seed) {
+  check_adamw(master, low, grad, factor, step);
   check_moments(m, v, master);
-  const Update u(master, grad, factor,
+  const Update u(master, low, grad, factor,
                  adamw_step(learning_rate, beta1, beta2, epsilon, weight_decay, step,
                             static_cast<std::uint64_t>(seed)));
-  if (u.factor.off()) return amax_of(master);
+  if (u.factor.off()) return amax_of(u.masters);
   if (m.scalar_type() == at::kFloat) {
     float *mp = m.mutable_data_ptr<float>(), *vp = v.mutable_data_ptr<float>();
-    return amax_over(master.numel(), [&](std::int64_t begin, std::int64_t end) {
-      return update(u.step, u.factor.value, u.g + begin, mp + begin, vp + begin, u.w + begin,
-                    end - begin);
+    return for_blocks(u.masters, [&](std::int64_t at, std::int64_t n) {
+      return u.block(at, n, mp + at, vp + at);
     });
   }
   auto* mp = m.mutable_data_ptr<c10::BFloat16>();
   auto* vp = v.mutable_data_ptr<c10::BFloat16>();
-  return amax_over(master.numel(), [&](std::int64_t begin, std::int64_t end) {
-    return for_tiles(u.step, begin, end, [&](Tile& t, std::int64_t at) {
-      std::transform(mp + at, mp + at + t.n, t.m, from_bf16);
-      std::transform(vp + at, vp + at + t.n, t.v, from_bf16);
-      const std::uint32_t most = update(u.step, u.factor.value, u.g + at, t.m, t.v, u.w + at, t.n);
-      for (std::int64_t i = 0; i < t.n; ++i) {
-        mp[at + i] = exact_bf16(round_moment_to_bf16(t.m[i], t.for_m(i)));
-        vp[at + i] = exact_bf16(round_moment_to_bf16(t.v[i], t.for_v(i)));
-      }
-      return most;
-    });
+  return for_blocks(u.masters, [&](std::int64_t at, std::int64_t n) {
+    Tile t(u.step, at, n);
+    std::transform(mp + at, mp + at + n, t.m, from_bf16);
+    std::transform(vp + at, vp + at + n, t.v, from_bf16);
+    const std::uint32_t most = u.block(at, n, t.m, t.v);
+    for (std::int64_t i = 0; i < n; ++i) {
+      mp[at + i] = exact_bf16(round_moment_to_bf16(t.m[i], t.for_m(i)));
+      vp[at + i] = exact_bf16(round_moment_to_bf16(t.v[i], t.for_v(i)));
+    }
+    return most;
   });
 }
 
-Tensor adamw8_cpu(const Tensor& master, const Tensor& grad, const Tensor& m_codes,
-                  const Tensor& m_scales, const Tensor& v_codes, const Tensor& v_scales,
-                  const Optional& factor, double learning_rate, double beta1, double beta2,
-                  double epsilon, double weight_decay, std::int64_t step, std::int64_t seed) {
-  check_adamw(master, grad, factor, step);
+Tensor adamw8_cpu(const Tensor& master, const Optional& low, const Tensor& grad,
+                  const Tensor& m_codes, const Tensor& m_scales, const Tensor& v_codes,
+                  const Tensor& v_scales, const Optional& factor, double learning_rate,
+                  double beta1, double beta2, double epsilon, double weight_decay,
+                  std::int64_t step, std::int64_t seed) {
+  check_adamw(master, low, grad, factor, step);
   check_moment8(m_codes, m_scales, master, "m");
   check_moment8(v_codes, v_scales, master, "v");
-  const Update u(master, grad, factor,
+  const Update u(master, low, grad, factor,
                  adamw_step(learning_rate, beta1, beta2, epsilon, weight_decay, step,
                             static_cast<std::uint64_t>(seed)));
-  if (u.factor.off()) return amax_of(master);
+  if (u.factor.off()) return amax_of(u.masters);
   auto* mc = m_codes.mutable_data_ptr<std::uint8_t>();
   auto* vc = v_codes.mutable_data_ptr<std::uint8_t>();
   float *ms = m_scales.mutable_data_ptr<float>(), *vs = v_scales.mutable_data_ptr<float>();
-  return amax_over(master.numel(), [&](std::int64_t begin, std::int64_t end) {
-    return for_tiles(u.step, begin, end, [&](Tile& t, std::int64_t at) {
-      float &m_scale = ms[at / kMomentBlock], &v_scale = vs[at / kMomentBlock];
-      for (std::int64_t i = 0; i < t.n; ++i) {
-        t.m[i] = decode_m(mc[at + i], m_scale);
-        t.v[i] = decode_v(vc[at + i], v_scale);
-      }
-      const std::uint32_t most = update(u.step, u.factor.value, u.g + at, t.m, t.v, u.w + at, t.n);
-      m_scale = moment_scale(largest(t.m, t.n));
-      v_scale = moment_scale(largest(t.v, t.n));
-      const float m_inverse = inverse_scale(m_scale), v_inverse = inverse_scale(v_scale);
-      for (std::int64_t i = 0; i < t.n; ++i) {
-        mc[at + i] = encode_m(t.m[i], m_inverse, t.for_m(i));
-        vc[at + i] = encode_v(t.v[i], v_inverse, t.for_v(i));
-      }
-      return most;
-    });
+  return for_blocks(u.masters, [&](std::int64_t at, std::int64_t n) {
+    Tile t(u.step, at, n);
+    float &m_scale = ms[at / kMomentBlock], &v_scale = vs[at / kMomentBlock];
+    for (std::int64_t i = 0; i < n; ++i) {
+      t.m[i] = decode_m(mc[at + i], m_scale);
+      t.v[i] = decode_v(vc[at + i], v_scale);
+    }
+    const std::uint32_t most = u.block(at, n, t.m, t.v);
+    m_scale = moment_scale(largest(t.m, n));
+    v_scale = moment_scale(largest(t.v, n));
+    const float m_inverse = inverse_scale(m_scale), v_inverse = inverse_scale(v_scale);
+    for (std::int64_t i = 0; i < n; ++i) {
+      mc[at + i] = encode_m(t.m[i], m_inverse, t.for_m(i));
+      vc[at + i] = encode_v(t.v[i], v_inverse, t.for_v(i));
+    }
+    return most;
   });
 }
 
 TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def(
-      "adamw_(Tensor(a!) master, Tensor grad, Tensor(b!) m, Tensor(c!) v, Tensor? factor, float "
-      "learning_rate, float beta1, float beta2, float epsilon, float weight_decay, int step, int "
-      "seed) -> Tensor amax");
+      "adamw_(Tensor(a!) master, Tensor(b!)? low, Tensor grad, Tensor(c!) m, Tensor(d!) v, Tensor? "
+      "factor, float learning_rate, float beta1, float beta2, float epsilon, float weight_decay, "
+      "int step, int seed) -> Tensor amax");
   m.def(
-      "adamw8_(Tensor(a!) master, Tensor grad, Tensor(b!) m_codes, Tensor(c!) m_scales, "
-      "Tensor(d!) v_codes, Tensor(e!) v_scales, Tensor? factor, float learning_rate, float beta1, "
-      "float beta2, float epsilon, float weight_decay, int step, int seed) -> Tensor amax");
+      "adamw8_(Tensor(a!) master, Tensor(b!)? low, Tensor grad, Tensor(c!) m_codes, Tensor(d!) "
+      "m_scales, Tensor(e!) v_codes, Tensor(f!) v_scales, Tensor? factor, float learning_rate, "
+      "float beta1, float beta2, float epsilon, float weight_decay, int step, int seed) -> Tensor "
+      "amax");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("adamw_", adamw_cpu);
@@ -213,25 +250,37 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
 
 }  // namespace
 
+Master split_master(const Tensor& weights) {
+  const auto options = weights.options().requires_grad(false);
+  if (weights.scalar_type() == at::kBFloat16)
+    return {weights, at::zeros(weights.sizes(), options.dtype(at::kShort))};
+  const Tensor from = weights.detach().to(at::kCPU, at::kFloat).contiguous();
+  const Tensor high = at::empty(from.sizes(), from.options().dtype(at::kBFloat16));
+  const Tensor low = at::empty(from.sizes(), from.options().dtype(at::kShort));
+  Masters(high, low).write(0, from.numel(), from.const_data_ptr<float>());
+  return {high.to(weights.device()), low.to(weights.device())};
+}
+
 Moment8 zero_moment8(const Tensor& master) {
   const std::int64_t blocks = (master.numel() + kMomentBlock - 1) / kMomentBlock;
   return {at::zeros(master.sizes(), master.options().dtype(at::kByte)),
           at::zeros({blocks}, master.options().dtype(at::kFloat))};
 }
 
-Tensor adamw_(const AdamW& a, const Tensor& master, const Tensor& grad, const Tensor& m,
+Tensor adamw_(const AdamW& a, const Master& master, const Tensor& grad, const Tensor& m,
               const Tensor& v, const Tensor& factor) {
   static const auto op = find_op<decltype(adamw_cpu)>("qad::adamw_");
-  return call_kernel(op, master, grad, m, v, Optional(factor), a.learning_rate, a.beta1, a.beta2,
-                     a.epsilon, a.weight_decay, a.step, static_cast<std::int64_t>(a.seed));
-}
-
-Tensor adamw_(const AdamW& a, const Tensor& master, const Tensor& grad, const Moment8& m,
-              const Moment8& v, const Tensor& factor) {
-  static const auto op = find_op<decltype(adamw8_cpu)>("qad::adamw8_");
-  return call_kernel(op, master, grad, m.codes, m.scales, v.codes, v.scales, Optional(factor),
+  return call_kernel(op, master.high, Optional(master.low), grad, m, v, Optional(factor),
                      a.learning_rate, a.beta1, a.beta2, a.epsilon, a.weight_decay, a.step,
                      static_cast<std::int64_t>(a.seed));
+}
+
+Tensor adamw_(const AdamW& a, const Master& master, const Tensor& grad, const Moment8& m,
+              const Moment8& v, const Tensor& factor) {
+  static const auto op = find_op<decltype(adamw8_cpu)>("qad::adamw8_");
+  return call_kernel(op, master.high, Optional(master.low), grad, m.codes, m.scales, v.codes,
+                     v.scales, Optional(factor), a.learning_rate, a.beta1, a.beta2, a.epsilon,
+                     a.weight_decay, a.step, static_cast<std::int64_t>(a.seed));
 }
 
 }  // namespace qad::ops

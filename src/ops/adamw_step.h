@@ -1,5 +1,5 @@
-// What an AdamW step is made of on every device: its constants, and how moments are kept in fewer
-// bits than FP32. Without LibTorch, so that kernels compile it too.
+// What an AdamW step is made of on every device: its constants, a master in two halves, and how
+// moments are kept in fewer bits than FP32. Without LibTorch, so that kernels compile it too.
 #pragma once
 
 #include <bit>
@@ -32,6 +32,32 @@ inline AdamWStep adamw_step(double learning_rate, double beta1, double beta2, do
           f(1 / std::sqrt(1 - std::pow(beta2, t))),
           f(epsilon),
           random_bits(seed, static_cast<std::uint64_t>(step))};
+}
+
+// An FP32 master in two halves: its BF16 rounding, which is what a forward pass reads, and the
+// whole number of the master's last places that this is off by. Half is rounded away from zero,
+// since the place of a rounding to even would need a 17th bit; only there does it differ from
+// round_to_bf16.
+struct Halves {
+  std::uint16_t high;  // the bits of a BF16 number
+  std::int16_t low;
+};
+
+// join_master gives every number's bits back; all NaN become one, whose high half is NaN, too.
+constexpr Halves split_master(float x) {
+  const std::uint32_t bits = x != x ? 0x7FC00000u : std::bit_cast<std::uint32_t>(x);
+  const auto high = static_cast<std::uint16_t>((bits + 0x8000) >> 16);
+  return {high, static_cast<std::int16_t>(static_cast<std::uint16_t>(bits & 0xFFFF))};
+}
+constexpr float join_master(Halves h) {
+  return std::bit_cast<float>((static_cast<std::uint32_t>(h.high) << 16) +
+                              static_cast<std::uint32_t>(std::int32_t{h.low}));
+}
+
+// The largest magnitude of high halves, from the bits of the masters' largest: rounding keeps the
+// order, and infinity and NaN stay what they are.
+constexpr float split_amax(std::uint32_t largest) {
+  return join_master({split_master(std::bit_cast<float>(largest)).high, 0});
 }
 
 // Draws of elements 2 i and 2 i + 1: 32 bits each, the even one's low. Of an element's the low 16

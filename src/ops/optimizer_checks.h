@@ -30,10 +30,17 @@ inline void check_shape_of(const at::Tensor& t, const at::Tensor& master,
          describe(master), describe(t));
 }
 
-inline void check_adamw(const at::Tensor& master, const at::Tensor& grad,
-                        const std::optional<at::Tensor>& factor, std::int64_t step) {
+// low: of a split master, whose high half `master` then is.
+inline void check_adamw(const at::Tensor& master, const std::optional<at::Tensor>& low,
+                        const at::Tensor& grad, const std::optional<at::Tensor>& factor,
+                        std::int64_t step) {
   check(master.defined(), "adamw", "master: expected a tensor");
-  check_in_place(master, at::kFloat, master, "adamw", "master");
+  const bool split = low && low->defined();
+  check_in_place(master, split ? at::kBFloat16 : at::kFloat, master, "adamw", "master");
+  if (split) {
+    check_shape_of(*low, master, "adamw", "low");
+    check_in_place(*low, at::kShort, master, "adamw", "low");
+  }
   check_shape_of(grad, master, "adamw", "grad");
   if (factor && factor->defined()) check_scalar(*factor, master, "adamw", "factor");
   check(step >= 1, "adamw", "step: expected 1 or more, found {}", step);
@@ -63,7 +70,8 @@ inline void check_ship(const at::Tensor& master, const at::Tensor& value, const 
                        std::int64_t global_rule) {
   check(master.defined() && master.dim() >= 1, "ship",
         "master: expected a tensor of at least one dimension");
-  check_in_place(master, at::kFloat, master, "ship", "master");
+  const at::ScalarType type = master.scalar_type() == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+  check_in_place(master, type, master, "ship", "master");
   check_shape_of(value, master, "ship", "value");
   check_in_place(value, value.scalar_type(), master, "ship", "value");
   check(master.numel() == 0 || master.const_data_ptr() != value.const_data_ptr(), "ship",

@@ -17,11 +17,19 @@ std::int64_t rows_at_a_time(std::int64_t cols) {
   return std::max<std::int64_t>(1, 32768 / cols);
 }
 
+float bf16_of(float x) {
+  return nvfp4::round_to_bf16(x);
+}
+float bf16_of(c10::BFloat16 x) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(x.x) << 16);
+}
+
 // to = bf16(from); returns the bits of the largest magnitude.
-std::uint32_t round_rows(const float* from, std::int64_t n, float* to) {
+template <class T>
+std::uint32_t round_rows(const T* from, std::int64_t n, float* to) {
   std::uint32_t most = 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    to[i] = nvfp4::round_to_bf16(from[i]);
+    to[i] = bf16_of(from[i]);
     most = std::max(most, nvfp4::magnitude_bits(to[i]));
   }
   return most;
@@ -29,10 +37,11 @@ std::uint32_t round_rows(const float* from, std::int64_t n, float* to) {
 
 // value = bf16(master), quantised under `global` unless that is 0; the bits of its largest
 // magnitude before that.
+template <class T>
 std::uint32_t walk(const Tensor& master, const Tensor& value, float global, BlockScale rule) {
   const std::int64_t cols = master.size(-1), rows = cols == 0 ? 0 : master.numel() / cols;
   if (rows == 0) return 0;
-  const float* from = master.const_data_ptr<float>();
+  const T* from = master.const_data_ptr<T>();
   float* to = value.mutable_data_ptr<float>();
   const std::int64_t step = rows_at_a_time(cols);
   return at::parallel_reduce(
@@ -57,9 +66,12 @@ Tensor ship_cpu(const Tensor& master, const Tensor& value, const Tensor& global,
   const auto blocks = static_cast<BlockScale>(rule);
   float& scale = *global.mutable_data_ptr<float>();
   const bool known = amax && amax->defined();
+  const auto walk_under = [&](float global) {
+    return master.scalar_type() == at::kFloat ? walk<float>(master, value, global, blocks)
+                                              : walk<c10::BFloat16>(master, value, global, blocks);
+  };
   // Without an amax the scale of before is tried first: seldom does a weight outgrow it.
-  float most =
-      known ? *amax->const_data_ptr<float>() : nvfp4::bf16_amax(walk(master, value, scale, blocks));
+  float most = known ? *amax->const_data_ptr<float>() : nvfp4::bf16_amax(walk_under(scale));
   if (std::isfinite(most)) {
     const float needed =
         nvfp4::unchecked_global_scale(most, static_cast<GlobalScale>(global_rule), blocks);
@@ -68,7 +80,7 @@ Tensor ship_cpu(const Tensor& master, const Tensor& value, const Tensor& global,
       most = std::numeric_limits<float>::infinity();
     } else if (known || raise) {
       if (raise) scale = needed;
-      walk(master, value, scale, blocks);
+      walk_under(scale);
     }
   }
   return at::scalar_tensor(most, at::kFloat);

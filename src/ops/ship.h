@@ -1,4 +1,4 @@
-// From an FP32 master to what a deployed model reads, with the global scale and the largest
+// From a master to what a deployed model reads, with the global scale and the largest
 // magnitude as tensors: on a GPU nothing waits.
 #pragma once
 
@@ -11,7 +11,8 @@ namespace qad::ops {
 // value = nvfp4::fake_quantize(bf16(master)) along the last dimension, under block rule `rule`
 // and the global scale in `global` (FP32 scalar on the device; 0: not chosen yet), which is first
 // raised, never lowered, to nvfp4::global_scale(amax, global_rule, rule) where that is more. master
-// FP32 and value (of its shape; FP32, on a GPU also BF16) are contiguous.
+// (FP32, or BF16: the high half of a split one) and value (of its shape; FP32, on a GPU also BF16)
+// are contiguous.
 //
 // amax: the largest magnitude of bf16(master), as adamw_ returns it; undefined: it is computed
 // here. Returns it. Where it is NaN or infinite the master has such an element, or (infinite) one

@@ -61,7 +61,7 @@ struct Recipe {
     std::int64_t validate_every = 0, keep_best = 10, save_every = 0;
     bool cache_teacher = false, cuda_graphs = true;
     std::string cache_folder;
-    std::string optimizer_states = "fp32", gradients = "fp32", logits = "fp32";
+    std::string masters = "fp32", optimizer_states = "fp32", gradients = "fp32", logits = "fp32";
   } train;
 
   ops::LossWeights loss;
@@ -149,6 +149,8 @@ void for_each_key(R& r, F&& f) {
     "reuse the teacher's hidden states in later epochs");
   f("train.cache_folder", r.train.cache_folder, "",
     "with cache_teacher: keep them in this folder, for later runs too; empty: in memory");
+  f("train.masters", r.train.masters, "fp32|split",
+    "split: FP32's bits as BF16 and 16 more, less memory on a GPU (NUMERICS 6)");
   f("train.optimizer_states", r.train.optimizer_states, "fp32|bf16|int8",
     "AdamW's moments: bf16 is rounded stochastically, int8 in blocks of 256");
   f("train.gradients", r.train.gradients, "fp32|bf16", "on a GPU; the CPU's are fp32");

@@ -169,8 +169,8 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
          student.layers.size());
   if (!fits)
     note(
-        "memory      is too short by this plan; optimizer_states: int8 and gradients: bf16 take "
-        "less");
+        "memory      is too short by this plan; masters: split, optimizer_states: int8 and "
+        "gradients: bf16 take less");
   else if (placement.packs_inputs)
     note("memory      is short: inputs are packed for the backward pass");
   return config;

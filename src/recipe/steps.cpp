@@ -119,6 +119,7 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.save_every = t.save_every;
   c.cache_teacher = t.cache_teacher;
   c.cache_folder = t.cache_folder;
+  c.split_masters = t.masters == "split";
   c.optimizer_states = state_type_of(t.optimizer_states);
   c.bf16_gradients = t.gradients == "bf16";
   c.cuda_graphs = t.cuda_graphs;

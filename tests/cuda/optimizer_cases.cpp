@@ -1,6 +1,6 @@
 // Cases of the optimiser's operators: what they return and what they change in place, equal to the
-// bit. Sizes on either side of a block of moments and of an access; every kind of moments, of
-// block rule and of what becomes of the global scale.
+// bit. Sizes on either side of a block of moments and of an access; every kind of masters, of
+// moments, of block rule and of what becomes of the global scale.
 #include <ATen/ATen.h>
 
 #include <cmath>
@@ -38,14 +38,23 @@ std::vector<Argument> moments(int kind, std::int64_t n) {
   return {changed(m8.codes), changed(m8.scales), changed(v8.codes), changed(v8.scales)};
 }
 
-void add_adamw(std::vector<Case>& cases) {
+// FP32, or its halves, among them some that are half way between two BF16 numbers.
+std::vector<Argument> master(bool split, std::int64_t n) {
+  const Tensor fp32 = at::randn({n});
+  fp32.view(at::kInt).slice(0, 0, n, 5).bitwise_and_(-0x10000).bitwise_or_(0x8000);
+  if (!split) return {changed(fp32), Argument{at::IValue()}};
+  const ops::Master halves = ops::split_master(fp32);
+  return {changed(halves.high), changed(halves.low)};
+}
+
+void add_adamw(std::vector<Case>& cases, bool split) {
   for (const int kind : {0, 1, 2})
     for (const std::int64_t n : kSizes)
       for (const char* factor : {"none", "0.37", "NaN"}) {
         const auto arguments = [=] {
-          std::vector<Argument> all = {changed(random({n})),
-                                       values(random({n}) * at::rand({n}).mul(-16).exp2())};
-          all[1].value = all[1].value.toTensor().to(at::kBFloat16).to(at::kFloat);
+          std::vector<Argument> all = master(split, n);
+          const Tensor grad = random({n}) * at::rand({n}).mul(-16).exp2();
+          all.push_back(values(grad.to(at::kBFloat16).to(at::kFloat)));
           for (const Argument& a : moments(kind, n)) all.push_back(a);
           all.push_back(factor[0] == 'n' ? Argument{at::IValue()} : scalar(std::atof(factor)));
           for (const double x : {1e-3, 0.9, 0.95, 1e-8, 0.1}) all.push_back({x});
@@ -53,14 +62,15 @@ void add_adamw(std::vector<Case>& cases) {
           all.push_back({std::int64_t{-77}});
           return all;
         };
-        std::vector<Tolerance> outputs(kind == 2 ? 6 : 4);  // amax, master and the moments
-        cases.push_back({std::string("adamw_ ") + kKinds[kind] + ", factor " + factor + ", " +
-                             std::to_string(n),
+        // amax, master and the moments
+        std::vector<Tolerance> outputs((split ? 3 : 2) + (kind == 2 ? 4 : 2));
+        cases.push_back({std::string(split ? "adamw_, split master, " : "adamw_ ") + kKinds[kind] +
+                             ", factor " + factor + ", " + std::to_string(n),
                          kind == 2 ? "qad::adamw8_" : "qad::adamw_", arguments, outputs});
       }
 }
 
-void add_ship(std::vector<Case>& cases) {
+void add_ship(std::vector<Case>& cases, bool split) {
   const std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 1},  {1, 16},   {3, 7},     {5, 24},
                                                           {7, 40}, {4, 896},  {64, 4864}, {2, 100},
                                                           {0, 32}, {33, 512}, {16, 16}};
@@ -80,14 +90,15 @@ void add_ship(std::vector<Case>& cases) {
             const auto arguments = [=, rows = rows, cols = cols] {
               const Tensor master =
                   at::randn({rows, cols}) * at::rand({rows, cols}).mul(-12).exp2() * scale;
-              const Tensor rounded = master.to(at::kBFloat16).to(at::kFloat).abs();
+              const Tensor from = split ? ops::split_master(master).high : master;
+              const Tensor rounded = from.to(at::kBFloat16).to(at::kFloat).abs();
               const double amax = master.numel() == 0 ? 0 : rounded.max().item<double>();
               const double needed =
                   std::max(0x1p-116, std::exp2(std::ceil(std::log2(std::max(amax, 1e-44) / 2688))));
               Argument value = values(at::zeros({rows, cols}));
               value.changes = true;
               return std::vector<Argument>{
-                  fixed(master),
+                  fixed(from),
                   value,
                   changed(at::scalar_tensor(
                       std::max(s.global == 0 ? 0 : 0x1p-116, s.global * needed), at::kFloat)),
@@ -95,8 +106,9 @@ void add_ship(std::vector<Case>& cases) {
                   {rule},
                   {global_rule}};
             };
-            cases.push_back({std::string("ship_ ") + s.name + " rule " + std::to_string(rule) +
-                                 "/" + std::to_string(global_rule) + " scale " +
+            cases.push_back({std::string(split ? "ship_ of a high half " : "ship_ ") + s.name +
+                                 " rule " + std::to_string(rule) + "/" +
+                                 std::to_string(global_rule) + " scale " +
                                  std::to_string(std::log10(scale)) + " of " + std::to_string(rows) +
                                  " " + std::to_string(cols),
                              "qad::ship_",
@@ -123,8 +135,10 @@ void add_norm(std::vector<Case>& cases) {
 
 std::vector<Case> optimizer_cases() {
   std::vector<Case> cases;
-  add_adamw(cases);
-  add_ship(cases);
+  for (const bool split : {false, true}) {
+    add_adamw(cases, split);
+    add_ship(cases, split);
+  }
   add_norm(cases);
   return cases;
 }

@@ -31,7 +31,14 @@ TEST(Optimizer, NotFiniteWeightsAreSaid) {
                                     zero.clone(), gpu(1));
     const float passed_on =
         ops::ship_(master, value, global, amax, BlockScale::max, GlobalScale::pow2).item<float>();
-    for (const float found : {shipped, passed_on})
+    const ops::Master split = ops::split_master(master);
+    const Tensor most =
+        ops::adamw_({1e-3, 0.9, 0.95, 1e-8, 0, 1}, split, zero, zero.clone(), zero.clone(), gpu(1));
+    const auto ship_high = [&](const Tensor& amax) {
+      return ops::ship_(split.high, value, global, amax, BlockScale::max, GlobalScale::pow2)
+          .item<float>();
+    };
+    for (const float found : {shipped, passed_on, ship_high({}), ship_high(most)})
       EXPECT_TRUE(std::isnan(expected) ? std::isnan(found) : found == expected) << found;
     EXPECT_EQ(global.item<float>(), 2);
   }
@@ -52,6 +59,7 @@ TEST(Optimizer, NotFiniteGradientsReachTheNorm) {
 
 TEST(Optimizer, UnalignedMemory) {
   const Tensor storage = random({4, 1001}).cuda(), g = random({1000}).cuda();
+  const Tensor start = at::randn({1000}).cuda();
   const auto row = [&](int i, bool shifted) {
     return shifted ? storage[i].narrow(0, 1, 1000) : storage[i].narrow(0, 1, 1000).clone();
   };
@@ -63,48 +71,65 @@ TEST(Optimizer, UnalignedMemory) {
     const Tensor value = row(3, shifted), global = gpu(0);
     ops::ship_(w.view({10, 100}), value.view({10, 100}), global, amax, BlockScale::max,
                GlobalScale::pow2);
-    for (const Tensor& t : {w, m, v, amax, value, global}) results.push_back(t.clone());
+    const ops::Master whole = ops::split_master(start);
+    const Tensor space = at::zeros({2, 1008}, storage.options().dtype(at::kShort));
+    const auto place = [&](int i, const Tensor& half) {
+      const Tensor to = space[i].narrow(0, shifted ? 1 : 0, 1000).view(half.scalar_type());
+      to.copy_(half);
+      return to;
+    };
+    const ops::Master split(place(0, whole.high), place(1, whole.low));
+    const Tensor most = ops::adamw_({1e-3, 0.9, 0.95, 1e-8, 0.1, 3}, split, g, m, v);
+    ops::ship_(split.high.view({10, 100}), value.view({10, 100}), global, most, BlockScale::max,
+               GlobalScale::pow2);
+    for (const Tensor& t : {w, m, v, amax, value, global, split.high, split.low, most})
+      results.push_back(t.clone());
     results.push_back(ops::gradient_norm({w}));
   }
-  for (std::size_t i = 0; i < 6; ++i) EXPECT_TRUE(at::equal(results[i], results[i + 7])) << i;
-  EXPECT_NEAR((results[6] / results[13]).item<double>(), 1, 1e-12);
+  for (std::size_t i = 0; i < 9; ++i) EXPECT_TRUE(at::equal(results[i], results[i + 10])) << i;
+  EXPECT_NEAR((results[9] / results[19]).item<double>(), 1, 1e-12);
 }
 
-// 50 steps of every kind of moments, gradients in BF16: every bit of masters, values and scales.
+// 50 steps of every kind of masters and moments, gradients in BF16: every bit of masters, values
+// and scales.
 TEST(Optimizer, FiftyStepsAreTheCpus) {
   constexpr std::int64_t rows = 40, cols = 100;
-  for (const int kind : {0, 1, 2}) {
-    const auto start = [&](const Tensor& master) {
-      const auto type = kind == 1 ? at::kBFloat16 : at::kFloat;
-      struct State {
-        Tensor master, m, v, value, global;
-        ops::Moment8 m8, v8;
+  for (const bool split : {false, true})
+    for (const int kind : {0, 1, 2}) {
+      const auto start = [&](const Tensor& master) {
+        const auto type = kind == 1 ? at::kBFloat16 : at::kFloat;
+        struct State {
+          ops::Master master;
+          Tensor m, v, value, global;
+          ops::Moment8 m8, v8;
+        };
+        return State{split ? ops::split_master(master) : ops::Master(master),
+                     at::zeros_like(master, type),
+                     at::zeros_like(master, type),
+                     at::zeros_like(master),
+                     at::zeros({}, master.options()),
+                     ops::zero_moment8(master),
+                     ops::zero_moment8(master)};
       };
-      return State{master,
-                   at::zeros_like(master, type),
-                   at::zeros_like(master, type),
-                   at::zeros_like(master),
-                   at::zeros({}, master.options()),
-                   ops::zero_moment8(master),
-                   ops::zero_moment8(master)};
-    };
-    const Tensor from = random({rows, cols}, 0.05);
-    auto cpu = start(from.clone()), card = start(from.cuda());
-    for (int step = 1; step <= 50; ++step) {
-      const ops::AdamW a{1e-2, 0.9, 0.95, 1e-8, 0.01, step, 123456789012345ull};
-      const Tensor g = random({rows, cols});
-      const auto update = [&](auto& s, const Tensor& grad) {
-        const Tensor amax = kind == 2 ? ops::adamw_(a, s.master, grad, s.m8, s.v8)
-                                      : ops::adamw_(a, s.master, grad, s.m, s.v);
-        ops::ship_(s.master, s.value, s.global, amax, BlockScale::four_over_six, GlobalScale::pow2);
-      };
-      update(cpu, g);
-      update(card, g.to(at::kCUDA, at::kBFloat16));
+      const Tensor from = random({rows, cols}, 0.05);
+      auto cpu = start(from.clone()), card = start(from.cuda());
+      for (int step = 1; step <= 50; ++step) {
+        const ops::AdamW a{1e-2, 0.9, 0.95, 1e-8, 0.01, step, 123456789012345ull};
+        const Tensor g = random({rows, cols});
+        const auto update = [&](auto& s, const Tensor& grad) {
+          const Tensor amax = kind == 2 ? ops::adamw_(a, s.master, grad, s.m8, s.v8)
+                                        : ops::adamw_(a, s.master, grad, s.m, s.v);
+          ops::ship_(s.master.high, s.value, s.global, amax, BlockScale::four_over_six,
+                     GlobalScale::pow2);
+        };
+        update(cpu, g);
+        update(card, g.to(at::kCUDA, at::kBFloat16));
+      }
+      EXPECT_TRUE(at::equal(cpu.master.high, card.master.high.cpu())) << split << kind;
+      EXPECT_TRUE(!split || at::equal(cpu.master.low, card.master.low.cpu())) << kind;
+      EXPECT_TRUE(at::equal(cpu.value, card.value.cpu())) << split << kind;
+      EXPECT_TRUE(at::equal(cpu.global, card.global.cpu())) << split << kind;
     }
-    EXPECT_TRUE(at::equal(cpu.master, card.master.cpu())) << kind;
-    EXPECT_TRUE(at::equal(cpu.value, card.value.cpu())) << kind;
-    EXPECT_TRUE(at::equal(cpu.global, card.global.cpu())) << kind;
-  }
 }
 
 }  // namespace

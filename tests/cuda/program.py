@@ -108,6 +108,7 @@ def main():
                   "--data.test", DATA / "test.txt", "--data.max_test_documents", 60, "--train.learning_rate", 5e-4,
                   "--train.steps", 40, "--train.batch_sequences", 16, "--train.seq_len", 256, "--device", "cuda"]
         for extra in ([], ["--train.optimizer_states", "bf16"], ["--train.optimizer_states", "int8"],
+                      ["--train.masters", "split"], ["--train.masters", "split", "--train.optimizer_states", "int8"],
                       ["--train.gradients", "bf16"], ["--train.logits", "bf16"], ["--train.micro_sequences", 4], ["--train.cache_teacher", "true"]):
             qad("distill", *recipe, *extra, "-o", work / "run")
             result = json.loads((work / "run/result.json").read_text())

@@ -34,6 +34,16 @@ std::map<std::string, double> planned(const models::ModelConfig& config, const T
   return {plan.bytes.begin(), plan.bytes.end()};
 }
 
+TEST(MemoryPlan, SplitMastersShareWhatIsNotQuantised) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.split_masters = true;
+  const double quantised = 2 * (64 * 32 + 32 * 32 + 96 * 32 + 32 * 48),
+               others = 2 * 48 * 32 + 2 * 64 + 32;
+  EXPECT_EQ(planned(config, train, "cuda")["master weights"], 4 * quantised + 2 * others);
+  EXPECT_EQ(planned(config, train, "cpu")["master weights"], 4 * (quantised + others));
+}
+
 TEST(MemoryPlan, CountsSavedInputsAsTheyAreAndPacked) {
   const auto config = tiny_config();
   TrainConfig train = tiny_train();

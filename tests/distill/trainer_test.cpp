@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "core/error.h"
 #include "distill/tiny_model.h"
@@ -101,22 +102,29 @@ TEST(Trainer, TiedModelsTrain) {
   EXPECT_LT(r.result.validations.back().kl, r.result.validations.front().kl);
 }
 
-TEST(Trainer, ValuesAreWhatWouldBeShipped) {
+void expect_values_are_shipped(const TrainConfig& config) {
   Pair pair;
-  const Outcome r = run(pair, tiny_train());
+  const Outcome r = run(pair, config);
   const auto parameters = models::parameters(pair.student);
   std::size_t quantised = 0;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     models::LinearQuant* quant = nullptr;
     for (models::Linear* l : models::linears(pair.student))
       if (&l->weight == parameters[i]) quant = l->quant.get();
-    at::Tensor expected = at::empty_like(r.masters[i]);
+    at::Tensor expected = at::empty_like(r.values[i]);
     quantize::shipped_value("w", r.masters[i], quant, pair.policy.global, expected);
     EXPECT_TRUE(at::equal(expected, r.values[i])) << parameters[i]->parts[0].name;
     EXPECT_FALSE(parameters[i]->value.requires_grad());
     quantised += quant != nullptr;
   }
   EXPECT_EQ(quantised, 8);
+}
+
+TEST(Trainer, ValuesAreWhatWouldBeShipped) {
+  TrainConfig config = tiny_train();
+  expect_values_are_shipped(config);
+  config.split_masters = true;
+  expect_values_are_shipped(config);
 }
 
 TEST(Trainer, ResumedEqualsUninterrupted) {
@@ -158,6 +166,26 @@ TEST(Trainer, MomentsOfFewerBitsResumeToTheSameBits) {
     config.optimizer_states = StateType::fp32;
     EXPECT_THAT(error_of([&] { run(config); }), HasSubstr("optimizer_states"));
   }
+}
+
+TEST(Trainer, SplitMastersResumeToTheSameBits) {
+  const Folder folder;
+  TrainConfig config = tiny_train();
+  config.split_masters = true;
+  const auto state = [&] {
+    std::ifstream file(config.state_folder + "/resume/model.safetensors", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  config.state_folder = folder.path / "whole";
+  run(config);
+  const std::string whole = state();
+  EXPECT_THAT(whole.substr(0, 4096), HasSubstr("master_low/"));
+  config.state_folder = folder.path / "parts";
+  run(config, 7);
+  run(config);
+  EXPECT_TRUE(state() == whole);  // masters and moments
+  config.split_masters = false;
+  EXPECT_THAT(error_of([&] { run(config); }), HasSubstr("masters was"));
 }
 
 TEST(Trainer, AKillWhileSavingLeavesTheResumePointBefore) {
@@ -271,12 +299,13 @@ TEST(Trainer, AnotherConfigurationOrModelCannotResume) {
 }
 
 TEST(Trainer, RestorePutsBackACandidate) {
-  for (const bool on_disk : {false, true}) {
+  for (const auto& [on_disk, split] : {std::pair{false, false}, {true, false}, {true, true}}) {
     const Folder folder;
     TrainConfig config = tiny_train();
-    if (on_disk) config.state_folder = folder.path;
+    config.split_masters = split;
     // Straight to step 10 of the same schedule, by interrupting there.
-    const Outcome ten = run(tiny_train(), 10);
+    const Outcome ten = run(config, 10);
+    if (on_disk) config.state_folder = folder.path;
     Pair pair;
     Trainer trainer(pair.student, pair.masters, &pair.teacher, pair.policy, config);
     const TrainResult result = trainer.train(random_stream(), random_batches(), {});
