@@ -255,6 +255,23 @@ TEST(Operators, ErrorsNameTheOperatorAndWhatWasFound) {
                                  {0, nvfp4::BlockScale::max, at::zeros({}, at::kLong).cuda()});
             }).find("was the tensor calibrated?"),
             std::string::npos);
+  // More heads than a launch may have blocks beside each other.
+  const std::string refused = message([] {
+    ops::attention(at::zeros({1, 70002, 1}).cuda(), at::tensor({0, 1}, at::kInt).cuda(), 1, 70000,
+                   1, 1);
+  });
+  EXPECT_EQ(refused.find("[attention] CUDA: invalid "), 0) << refused;
+  EXPECT_NE(refused.find("; inputs: Float [1, 70002, 1] on cuda:0, Int [2] on cuda:0"),
+            std::string::npos)
+      << refused;
+  // PyTorch's own errors, too.
+  const std::string shapes = message([] {
+    ops::linear(at::zeros({2, 4}).cuda(), at::zeros({3, 4}).cuda(), at::zeros({3}));
+  });
+  EXPECT_EQ(shapes.find("[linear] "), 0) << shapes;
+  EXPECT_NE(shapes.find("inputs: Float [2, 4] on cuda:0, Float [3, 4] on cuda:0"),
+            std::string::npos)
+      << shapes;
 }
 
 }  // namespace
