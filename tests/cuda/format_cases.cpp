@@ -85,8 +85,9 @@ struct Kind {
   const char* name;
   std::function<Tensor(at::IntArrayRef)> make;
 };
-const Kind kKinds[] = {
-    {"normal", [](at::IntArrayRef s) { return random(s); }},
+const Kind kNormal{"normal", [](at::IntArrayRef s) { return random(s); }};
+const std::vector<Kind> kKinds = {
+    kNormal,
     {"ties", [](at::IntArrayRef s) { return ties(s); }},
     {"spread", [](at::IntArrayRef s) { return spread(s, -20, 12); }},
     {"subnormal", [](at::IntArrayRef s) { return spread(s, -140, -120); }},
@@ -98,13 +99,17 @@ const Kind kKinds[] = {
 }  // namespace
 
 std::vector<Case> format_cases() {
-  const std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 16}, {1, 1},   {3, 7},     {5, 24},
-                                                          {7, 40}, {4, 896}, {64, 4864}, {2, 100}};
+  using Shape = std::pair<std::int64_t, std::int64_t>;
+  const auto shapes =
+      sizes<Shape>({{1, 16}, {1, 1}, {3, 7}, {5, 24}, {7, 40}, {4, 896}, {64, 4864}, {2, 100}},
+                   {{3, 7}, {20, 40}, {4, 896}});
+  const std::vector<Kind> kinds = sizes<Kind>(kKinds, {kNormal});
   std::vector<Case> cases;
   // The last two are no powers of two: then a dequantised value may round once more to BF16.
-  for (const double global : {1.0, 0x1p-10, 0x1p7, 0x1p-100, 0x1p-116, 3.1e-4, 0.7})
+  for (const double global :
+       sizes<double>({1.0, 0x1p-10, 0x1p7, 0x1p-100, 0x1p-116, 3.1e-4, 0.7}, {0x1p-10}))
     for (const std::int64_t rule : {0, 1, 2})
-      for (const Kind& kind : kKinds)
+      for (const Kind& kind : kinds)
         for (const auto& [rows, cols] : shapes) {
           const bool clips = global == 0x1p-10;
           cases.push_back({std::string("fake_quantize ") + kind.name + " rule " +
@@ -122,9 +127,9 @@ std::vector<Case> format_cases() {
   // Packing what a rule made: the same codes and scales, and values again in either type. In BF16
   // with a global scale that is no power of two the CPU's FP32 values would not be on the grid;
   // what comes back there is tested on the GPU alone.
-  for (const double global : {1.0, 0x1p-10, 0x1p-116, 3.1e-4})
+  for (const double global : sizes<double>({1.0, 0x1p-10, 0x1p-116, 3.1e-4}, {0x1p-10}))
     for (const std::int64_t rule : {0, 1, 2})
-      for (const Kind& kind : kKinds)
+      for (const Kind& kind : kinds)
         for (const auto& [rows, cols] : shapes) {
           const std::string of = std::string(kind.name) + " rule " + std::to_string(rule) +
                                  " global " + std::to_string(std::log2(global)) + " of " +
@@ -159,7 +164,7 @@ std::vector<Case> format_cases() {
                              true,
                              false});
         }
-  for (const double global : {1.0, 0x1p-8, 0x1p-20})
+  for (const double global : sizes<double>({1.0, 0x1p-8, 0x1p-20}, {}))
     cases.push_back(
         {"fake_quantize of every pair of significands, global " + std::to_string(std::log2(global)),
          "qad::fake_quantize",
