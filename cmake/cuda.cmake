@@ -6,11 +6,14 @@ if(NOT QAD_CUDA)
   return()
 endif()
 # Machine code for A100 and Hopper, and code that drivers translate for what is newer. Each entry costs every .cu file
-# a second or two; "80-real;90a-real;100-real;120-real" saves Blackwell the translation at first start.
+# a second or two; "80-real;90a-real;100f-real;120f-real" saves Blackwell the translation at first start and rounds to
+# E2M1 by its own instruction, which only code for a family (f) or one chip (a) may hold (cuda/nvfp4_block.cuh).
 set(QAD_CUDA_ARCHITECTURES "80-real;90a-real;90-virtual" CACHE STRING "CMAKE_CUDA_ARCHITECTURES of the plug-in")
-set(CMAKE_CUDA_ARCHITECTURES "${QAD_CUDA_ARCHITECTURES}")
+# CMake 3.25 knows no families where it looks for the compiler; targets take them.
+string(REGEX REPLACE "([0-9])f" "\\1" CMAKE_CUDA_ARCHITECTURES "${QAD_CUDA_ARCHITECTURES}")
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)  # the one that LibTorch has loaded
 enable_language(CUDA)
+set(CMAKE_CUDA_ARCHITECTURES "${QAD_CUDA_ARCHITECTURES}")
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc speaks C++20
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
 endif()

@@ -21,7 +21,7 @@ Tensor update(const ops::AdamWStep& step, const Tensor& master, const Optional& 
   adamw(step, type, g.const_data_ptr(), masters, moments,
         factor && factor->defined() ? factor->const_data_ptr<float>() : nullptr, master.numel(),
         static_cast<std::uint32_t*>(amax.mutable_data_ptr()), launch.stream());
-  launch.done();
+  launch.done(master, g);
   return amax;
 }
 
@@ -71,7 +71,7 @@ Tensor gradient_norm_cuda(at::TensorList grads) {
   const Launch launch(grads[0], "gradient_norm");
   gradient_norm(values, partials.mutable_data_ptr<double>(), norm.mutable_data_ptr<double>(),
                 launch.stream());
-  launch.done();
+  launch.done(grads[0]);
   return norm;
 }
 

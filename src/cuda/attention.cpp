@@ -132,22 +132,32 @@ std::tuple<Tensor, Tensor> attention_cuda(const Tensor& qkv, const Tensor& cu_se
   const std::int64_t tokens = c.shape.tokens, width = heads * c.shape.dim;
   if (c.kernels == Kernels::cudnn) {
     const DenseHeads d = dense_heads(c);
-    const auto result = at::_scaled_dot_product_cudnn_attention(
-        d.q, d.k, d.v, /*attn_bias=*/{}, /*compute_log_sumexp=*/true, /*dropout_p=*/0.0,
-        /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+    const auto result = named(
+        "attention",
+        [&] {
+          return at::_scaled_dot_product_cudnn_attention(
+              d.q, d.k, d.v, /*attn_bias=*/{}, /*compute_log_sumexp=*/true, /*dropout_p=*/0.0,
+              /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+        },
+        c.qkv, c.documents.starts);
     return {std::get<0>(result).transpose(1, 2).reshape({tokens, width}), std::get<1>(result)};
   }
   if (c.kernels == Kernels::flash) {
-    auto [out, lse, state, unused, mask] = at::_flash_attention_forward(
-        c.q, c.k, c.v, c.documents.starts, c.documents.starts, c.longest(), c.longest(),
-        /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+    auto [out, lse, state, unused, mask] = named(
+        "attention",
+        [&] {
+          return at::_flash_attention_forward(
+              c.q, c.k, c.v, c.documents.starts, c.documents.starts, c.longest(), c.longest(),
+              /*dropout_p=*/0.0, /*is_causal=*/true, /*return_debug_mask=*/false, scale);
+        },
+        c.qkv, c.documents.starts);
     return {out.reshape({tokens, width}), lse};
   }
   Tensor out = at::empty({tokens, width}, c.qkv.options());
   Tensor lse = at::empty({heads, tokens}, c.qkv.options().dtype(at::kFloat));
   attention(c.type, c.shape, c.qkv.const_data_ptr(), out.data_ptr(), lse.data_ptr<float>(),
             launch.stream());
-  launch.done();
+  launch.done(c.qkv, c.documents.starts);
   return {out, lse};
 }
 
@@ -168,25 +178,35 @@ Tensor attention_backward_cuda(const Tensor& grad, const Tensor& qkv, const Tens
   const Tensor none = at::empty({0}, c.qkv.options().dtype(at::kLong));  // dropout's state
   if (c.kernels == Kernels::cudnn) {
     const DenseHeads d = dense_heads(c);
-    const auto [dq, dk, dv] = at::_scaled_dot_product_cudnn_attention_backward(
-        c.dense(g), d.q, d.k, d.v, c.dense(y), sums, none, none, /*attn_bias=*/Tensor(),
-        /*cum_seq_q=*/Tensor(), /*cum_seq_k=*/Tensor(), longest, longest, /*dropout_p=*/0.0,
-        /*is_causal=*/true, scale);
+    const auto [dq, dk, dv] = named(
+        "attention_backward",
+        [&] {
+          return at::_scaled_dot_product_cudnn_attention_backward(
+              c.dense(g), d.q, d.k, d.v, c.dense(y), sums, none, none, /*attn_bias=*/Tensor(),
+              /*cum_seq_q=*/Tensor(), /*cum_seq_k=*/Tensor(), longest, longest, /*dropout_p=*/0.0,
+              /*is_causal=*/true, scale);
+        },
+        g, c.qkv, c.documents.starts);
     return at::cat({dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)}, 2)
         .view(c.qkv.sizes());
   }
   if (c.kernels == Kernels::flash) {
-    const auto [dq, dk, dv] = at::_flash_attention_backward(
-        g.view({tokens, heads, dim}), c.q, c.k, c.v, y.view({tokens, heads, dim}), sums,
-        c.documents.starts, c.documents.starts, c.longest(), c.longest(), /*dropout_p=*/0.0,
-        /*is_causal=*/true, none, none, scale);
+    const auto [dq, dk, dv] = named(
+        "attention_backward",
+        [&] {
+          return at::_flash_attention_backward(
+              g.view({tokens, heads, dim}), c.q, c.k, c.v, y.view({tokens, heads, dim}), sums,
+              c.documents.starts, c.documents.starts, c.longest(), c.longest(), /*dropout_p=*/0.0,
+              /*is_causal=*/true, none, none, scale);
+        },
+        g, c.qkv, c.documents.starts);
     return at::cat({dq, dk, dv}, 1);
   }
   Tensor dqkv = at::empty_like(c.qkv), delta = at::empty_like(sums);
   attention_backward(c.type, c.shape, g.const_data_ptr(), c.qkv.const_data_ptr(),
                      sums.const_data_ptr<float>(), dqkv.data_ptr(), delta.data_ptr<float>(),
                      launch.stream());
-  launch.done();
+  launch.done(g, c.qkv, c.documents.starts);
   return dqkv;
 }
 

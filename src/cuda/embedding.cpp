@@ -23,7 +23,7 @@ Tensor embedding_cuda(const Tensor& weight, const Tensor& ids) {
   const Launch launch(w, "embedding");
   embedding(type, w.const_data_ptr(), i.const_data_ptr<std::int64_t>(), w.size(0), w.size(1),
             i.numel(), out.data_ptr(), launch.stream());
-  launch.done();
+  launch.done(w, i);
   return out;
 }
 
@@ -41,13 +41,17 @@ void add_rows(const Tensor& grad, const Tensor& ids, bool fresh, const Tensor& o
   const Launch launch(g, operation);
   // 32 bits sort in half the time of 64; ids out of range stay so. Stable: a row's gradients are
   // added in the order of their tokens, as on the CPU.
-  const auto [sorted, order] =
-      at::sort(at::clamp(i, -1, rows).to(at::kInt), /*stable=*/true, /*dim=*/0,
-               /*descending=*/false);
+  const auto [sorted, order] = named(
+      operation,
+      [&] {
+        return at::sort(at::clamp(i, -1, rows).to(at::kInt), /*stable=*/true, /*dim=*/0,
+                        /*descending=*/false);
+      },
+      g, i);
   embedding_backward(type, g.const_data_ptr(), sorted.const_data_ptr<std::int32_t>(),
                      order.const_data_ptr<std::int64_t>(), rows, g.size(1), i.numel(), fresh,
                      out.data_ptr<float>(), launch.stream());
-  launch.done();
+  launch.done(g, i, out);
 }
 
 Tensor embedding_backward_cuda(const Tensor& grad, const Tensor& ids, std::int64_t rows) {

@@ -21,7 +21,7 @@ Tensor fake_quantize_cuda(const Tensor& x, double global, std::int64_t rule,
   const std::int64_t cols = in.size(-1), rows = cols == 0 ? 0 : in.numel() / cols;
   const Launch launch(in, "fake_quantize");
   fake_quantize(type, in.const_data_ptr(), rows, cols, q, out.data_ptr(), launch.stream());
-  launch.done();
+  launch.done(in);
   return out;
 }
 

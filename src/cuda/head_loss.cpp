@@ -31,10 +31,15 @@ struct Side {
   // logits = hidden[begin, begin + n) weight^T, summed in FP32.
   void logits(std::int64_t begin, std::int64_t n, Tensor to) const {
     const Tensor h = hidden.narrow(0, begin, n);
-    if (h.scalar_type() == to.scalar_type())
-      at::mm_out(to, h, weight.t());
-    else
-      at::mm_out(to, h, weight.t(), at::kFloat);
+    named(
+        "head_loss",
+        [&] {
+          if (h.scalar_type() == to.scalar_type())
+            at::mm_out(to, h, weight.t());
+          else
+            at::mm_out(to, h, weight.t(), at::kFloat);
+        },
+        h, weight);
   }
 };
 
@@ -48,10 +53,15 @@ Side side(const Tensor& hidden, const Tensor& weight, const char* name) {
 
 // d_weight += gradient^T hidden, in FP32.
 void add_weight_gradient(Tensor d_weight, const Tensor& gradient, const Tensor& hidden) {
-  if (hidden.scalar_type() == at::kFloat)
-    at::addmm_out(d_weight, d_weight, gradient.t(), hidden);
-  else
-    at::addmm_out(d_weight, d_weight, gradient.t(), hidden, at::kFloat);
+  named(
+      "head_loss",
+      [&] {
+        if (hidden.scalar_type() == at::kFloat)
+          at::addmm_out(d_weight, d_weight, gradient.t(), hidden);
+        else
+          at::addmm_out(d_weight, d_weight, gradient.t(), hidden, at::kFloat);
+      },
+      gradient, hidden);
 }
 
 Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weight,
@@ -122,11 +132,12 @@ Outputs head_loss_cuda(const Tensor& student_hidden, const Tensor& student_weigh
                .gradient = gradient ? d_logits.data_ptr() : nullptr,
                .gradient_type = bf16 ? Type::bf16 : Type::f32},
               launch.stream());
-    launch.done();
+    launch.done(student.hidden, student.weight, teacher.hidden, teacher.weight);
     const Tensor d = d_logits.narrow(0, 0, n);
     if (hidden_grad) {
       Tensor to = d_hidden.narrow(0, begin, n);
-      at::mm_out(to, d, student.weight);
+      named(
+          "head_loss", [&] { at::mm_out(to, d, student.weight); }, d, student.weight);
     }
     if (weight_grad) add_weight_gradient(d_weight, d, student.hidden.narrow(0, begin, n));
   }

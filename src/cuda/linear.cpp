@@ -19,10 +19,11 @@ Tensor linear_cuda(const Tensor& x, const Tensor& weight, const std::optional<Te
     fail("linear", "expected x and weight of one type, found {} and {}", describe(x),
          describe(weight));
   check_size(x.size(1), weight.size(1), "linear", "columns of x");
+  if (bias) check_size(bias->numel(), weight.size(0), "linear", "size of bias");
   const c10::cuda::CUDAGuard guard(x.device());
-  if (!bias) return at::mm(x, weight.t());
-  check_size(bias->numel(), weight.size(0), "linear", "size of bias");
-  return at::addmm(*bias, x, weight.t());
+  return named(
+      "linear", [&] { return bias ? at::addmm(*bias, x, weight.t()) : at::mm(x, weight.t()); }, x,
+      weight);
 }
 
 TORCH_LIBRARY_IMPL(qad, CUDA, m) {

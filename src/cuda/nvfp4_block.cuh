@@ -5,6 +5,15 @@
 
 #include "nvfp4/nvfp4.h"
 
+// Blackwell rounds to E2M1 in one instruction, but only code for a family of its GPUs (sm_100f,
+// sm_110f, sm_120f) or for one of them (sm_100a, ...) may hold it. Not yet run on such a GPU.
+#if defined(__CUDA_ARCH_FAMILY_SPECIFIC__) && __CUDA_ARCH_FAMILY_SPECIFIC__ >= 1000 && \
+    __CUDA_ARCH_FAMILY_SPECIFIC__ < 1300
+#define QAD_CVT_E2M1 1
+#else
+#define QAD_CVT_E2M1 0
+#endif
+
 namespace qad::cuda {
 
 using nvfp4::BlockScale;
@@ -24,9 +33,45 @@ __device__ inline float min_or_nan(float a, float b) {
   return least;
 }
 
-__device__ inline float round_e2m1(float x) {
-  return copysignf(round_to_grid<1>(min_or_nan(fabsf(x), nvfp4::kE2M1Max), 1.0f),
-                   __fadd_rn(x, 0.0f));
+#if QAD_CVT_E2M1
+// Keeps the sign of a zero, and makes 6 of NaN.
+__device__ inline float2 cvt_e2m1(float x, float y) {
+  float2 rounded;
+  asm("{\n"
+      ".reg .b8 codes;\n"
+      ".reg .b32 pair;\n"
+      ".reg .b16 low, high;\n"
+      "cvt.rn.satfinite.e2m1x2.f32 codes, %3, %2;\n"
+      "cvt.rn.f16x2.e2m1x2 pair, codes;\n"
+      "mov.b32 {low, high}, pair;\n"
+      "cvt.f32.f16 %0, low;\n"
+      "cvt.f32.f16 %1, high;\n"
+      "}"
+      : "=f"(rounded.x), "=f"(rounded.y)
+      : "f"(x), "f"(y));
+  return rounded;
+}
+#endif
+
+// x becomes e2m1(x) * d: -0 becomes 0, NaN stays.
+template <int N>
+__device__ inline void round_e2m1(float (&x)[N], float d) {
+#if QAD_CVT_E2M1
+  constexpr int kPair = N > 1;
+#pragma unroll
+  for (int i = 0; i < N; i += 2) {
+    const float2 rounded =
+        cvt_e2m1(__fadd_rn(x[i], 0.0f), kPair ? __fadd_rn(x[i + kPair], 0.0f) : 0.0f);
+    x[i] = __fmul_rn(isnan(x[i]) ? x[i] : rounded.x, d);
+    if (kPair) x[i + kPair] = __fmul_rn(isnan(x[i + kPair]) ? x[i + kPair] : rounded.y, d);
+  }
+#else
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float magnitude = round_to_grid<1>(min_or_nan(fabsf(x[i]), nvfp4::kE2M1Max), 1.0f);
+    x[i] = __fmul_rn(copysignf(magnitude, __fadd_rn(x[i], 0.0f)), d);
+  }
+#endif
 }
 
 __device__ inline float round_block_scale(float wanted) {
@@ -76,11 +121,13 @@ struct Block {
 #pragma unroll
       for (int i = 0; i < N; ++i) {
         const float q = __fmul_rn(x[i], inverse);
-        y[i] = __fmul_rn(round_e2m1(__fmaf_rn(__fmaf_rn(-q, d, x[i]), inverse, q)), d);
+        y[i] = __fmaf_rn(__fmaf_rn(-q, d, x[i]), inverse, q);
       }
+      round_e2m1(y, d);
     } else {
 #pragma unroll
-      for (int i = 0; i < N; ++i) y[i] = __fmul_rn(round_e2m1(__fdiv_rn(x[i], d)), d);
+      for (int i = 0; i < N; ++i) y[i] = __fdiv_rn(x[i], d);
+      round_e2m1(y, d);
     }
   }
 

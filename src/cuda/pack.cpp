@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor> pack_cuda(const Tensor& x, double global) {
   const Launch launch(in, "pack");
   pack(type, in.const_data_ptr(), rows, cols, g, codes.data_ptr<std::uint8_t>(),
        scales.data_ptr<std::uint8_t>(), launch.stream());
-  launch.done();
+  launch.done(in);
   return {codes, scales};
 }
 
@@ -45,7 +45,7 @@ Tensor unpack_cuda(const Tensor& codes, const Tensor& scales, std::int64_t cols,
   const Launch launch(out, "unpack");
   unpack(values, c.const_data_ptr<std::uint8_t>(), s.const_data_ptr<std::uint8_t>(), rows, cols, g,
          out.data_ptr(), launch.stream());
-  launch.done();
+  launch.done(c, s);
   return out;
 }
 

@@ -30,7 +30,7 @@ Tensor rope_cuda(const Tensor& x, const Tensor& cos, const Tensor& sin, const Te
   rope(type, in.const_data_ptr(), c.const_data_ptr<float>(), s.const_data_ptr<float>(),
        p.const_data_ptr<std::int64_t>(), c.size(0), tokens, heads, dim, rotated,
        backward ? -1.0f : 1.0f, out.data_ptr(), launch.stream());
-  launch.done();
+  launch.done(in, c);
   return out;
 }
 
@@ -44,7 +44,7 @@ Tensor swiglu_cuda(const Tensor& gate_up, double global, std::int64_t rule,
   Tensor out = at::empty({in.size(0), in.size(1) / 2}, in.options());
   const Launch launch(in, "swiglu");
   swiglu(type, in.const_data_ptr(), in.size(0), in.size(1) / 2, q, out.data_ptr(), launch.stream());
-  launch.done();
+  launch.done(in);
   return out;
 }
 
@@ -57,7 +57,7 @@ Tensor swiglu_backward_cuda(const Tensor& grad, const Tensor& gate_up) {
   const Launch launch(in, "swiglu_backward");
   swiglu_backward(type, g.const_data_ptr(), in.const_data_ptr(), in.size(0), in.size(1) / 2,
                   out.data_ptr(), launch.stream());
-  launch.done();
+  launch.done(g, in);
   return out;
 }
 

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_cuda(const Tensor& x,
            delta ? added.const_data_ptr() : nullptr, static_cast<float>(eps), q,
            delta ? sum.data_ptr() : nullptr, out.data_ptr(), inverse.data_ptr<float>(),
            launch.stream());
-  launch.done();
+  launch.done(in, added, w);
   return {sum, out, inverse};
 }
 
@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward_cuda(const Tensor& grad,
                     gs.defined() ? gs.const_data_ptr() : nullptr, inv.const_data_ptr<float>(),
                     dx.data_ptr(), partial.data_ptr<float>(), dweight.data_ptr<float>(),
                     launch.stream());
-  launch.done();
+  launch.done(g, gs, in, w);
   return {dx, dweight};
 }
 

@@ -29,7 +29,7 @@ Tensor ship_cuda(const Tensor& master, const Tensor& value, const Tensor& global
        static_cast<nvfp4::GlobalScale>(global_rule), static_cast<nvfp4::BlockScale>(rule), type,
        value.mutable_data_ptr(), global.mutable_data_ptr<float>(), out.mutable_data_ptr<float>(),
        launch.stream());
-  launch.done();
+  launch.done(master, value);
   return out;
 }
 

@@ -15,7 +15,7 @@
 
 namespace qad::cuda {
 
-using ops::check_size, ops::describe;
+using ops::check_size, ops::describe, ops::named;
 
 // Only float32 and bfloat16 pass.
 inline Type type_of(const at::Tensor& t, std::string_view operation, std::string_view name) {
@@ -61,24 +61,33 @@ inline Quantization quantization_of(double global, std::int64_t rule,
   return {g, scales, clipped->data_ptr<std::int64_t>()};
 }
 
-// The device of a tensor and its current stream, for as long as this lives; done() names the
-// operator and its input if CUDA refused a launch.
+// The device of a tensor and its current stream, for as long as this lives. done() follows every
+// launch: what CUDA found wrong becomes an error that names the operator and its inputs.
 class Launch {
  public:
   Launch(const at::Tensor& t, std::string_view operation)
-      : guard_(t.device()), operation_(operation), what_(t) {}
+      : guard_(t.device()), operation_(operation) {}
   cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream().stream(); }
-  void done() const {
+
+  template <class... Tensors>
+  void done(const Tensors&... inputs) const {
     const cudaError_t error = cudaGetLastError();
-    if (error != cudaSuccess)
-      fail(operation_, "CUDA: {} ({}); input: {}", cudaGetErrorString(error),
-           cudaGetErrorName(error), describe(what_));
+    if (error != cudaSuccess) refused(error, ops::describe_all(inputs...));
   }
 
  private:
+  // After a kernel has failed every call fails, whichever kernel it was.
+  [[noreturn]] void refused(cudaError_t error, const std::string& inputs) const {
+    const cudaError_t state = cudaStreamQuery(stream());
+    const bool lost = state != cudaSuccess && state != cudaErrorNotReady;
+    fail(operation_, "CUDA: {} ({}){}; inputs: {}", cudaGetErrorString(error),
+         cudaGetErrorName(error),
+         lost ? ", in this operator or one before it: CUDA_LAUNCH_BLOCKING=1 finds out which" : "",
+         inputs);
+  }
+
   c10::cuda::CUDAGuard guard_;
   std::string_view operation_;
-  const at::Tensor& what_;
 };
 
 }  // namespace qad::cuda

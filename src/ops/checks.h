@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
 #include <string>
@@ -19,6 +20,30 @@ inline std::string describe(const at::Tensor& t) {
   std::string shape;
   for (const std::int64_t n : t.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(n);
   return fmt::format("{} [{}] on {}", c10::toString(t.scalar_type()), shape, t.device().str());
+}
+
+// "float [3, 5] on cuda:0, long int [3] on cuda:0", without those that are undefined
+template <class... Tensors>
+std::string describe_all(const Tensors&... tensors) {
+  std::string all;
+  const auto add = [&](const at::Tensor& t) {
+    if (t.defined()) all += (all.empty() ? "" : ", ") + describe(t);
+  };
+  (add(tensors), ...);
+  return all;
+}
+
+// f(), which calls PyTorch's operators: their error becomes one that names ours and its inputs.
+// A full memory stays what it is: callers know what to do then.
+template <class F, class... Tensors>
+auto named(std::string_view operation, F&& f, const Tensors&... inputs) {
+  try {
+    return f();
+  } catch (const c10::OutOfMemoryError&) {
+    throw;
+  } catch (const c10::Error& e) {
+    fail(operation, "{}; inputs: {}", e.what_without_backtrace(), describe_all(inputs...));
+  }
 }
 
 inline void check_tensor(const at::Tensor& t, at::ScalarType type, std::int64_t dims,

@@ -70,10 +70,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const Q
       return saved.size() == 2 ? saved[1] : unpack({saved[1], saved[2]}, cols, global, type);
     };
     record("linear", y, {x, weight, bias}, saved, [=](const Tensor& dy, Tensors saved) -> Tensors {
-      // The weight's first: what was unpacked is gone when the input's gradient needs room.
-      const Tensor dw = saved.size() > 1 ? weight_gradient(saved[0], dy, input(saved)) : Tensor();
-      return {dx ? product(dy, saved[0]) : Tensor(), dw,
-              dbias ? dy.sum(0, false, at::kFloat) : Tensor()};
+      const auto backward = [&]() -> Tensors {
+        // The weight's first: what was unpacked is gone when the input's gradient needs room.
+        const Tensor dw = saved.size() > 1 ? weight_gradient(saved[0], dy, input(saved)) : Tensor();
+        return {dx ? product(dy, saved[0]) : Tensor(), dw,
+                dbias ? dy.sum(0, false, at::kFloat) : Tensor()};
+      };
+      return named("linear_backward", backward, dy, saved[0]);
     });
   }
   return y;

@@ -16,15 +16,18 @@ struct Shape {
   std::vector<std::int32_t> lengths;
   std::int64_t heads, kv_heads, dim;
 };
-const Shape kShapes[] = {{{1}, 1, 1, 8},
-                         {{1, 1, 1}, 4, 2, 64},
-                         {{5, 1, 64, 33}, 4, 2, 8},
-                         {{7, 130, 20}, 14, 2, 64},
-                         {{100, 3}, 3, 3, 20},
-                         {{65, 66}, 4, 1, 80},
-                         {{300}, 2, 2, 96},
-                         {{17, 140}, 8, 4, 128},
-                         {{40, 90}, 2, 1, 256}};
+std::vector<Shape> shapes() {
+  return sizes<Shape>({{{1}, 1, 1, 8},
+                       {{1, 1, 1}, 4, 2, 64},
+                       {{5, 1, 64, 33}, 4, 2, 8},
+                       {{7, 130, 20}, 14, 2, 64},
+                       {{100, 3}, 3, 3, 20},
+                       {{65, 66}, 4, 1, 80},
+                       {{300}, 2, 2, 96},
+                       {{17, 140}, 8, 4, 128},
+                       {{40, 90}, 2, 1, 256}},
+                      {{{1}, 1, 1, 8}, {{5, 1, 64, 33}, 4, 2, 8}, {{40, 3}, 3, 3, 20}});
+}
 
 Tensor starts(const Shape& s) {
   std::vector<std::int32_t> at = {0};
@@ -42,7 +45,7 @@ std::int64_t longest(const Shape& s) {
 std::vector<Case> attention_cases() {
   constexpr double kLog2E = 1.4426950408889634;
   std::vector<Case> cases;
-  for (const Shape& s : kShapes)
+  for (const Shape& s : shapes())
     for (const bool starts_on_cpu : {false, true}) {
       const std::int64_t tokens = starts(s)[-1].item<std::int32_t>();
       const double scale = 1 / std::sqrt(static_cast<double>(s.dim));

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <limits>
 
 #include "cuda/harness.h"
 #include "ops/ops.h"
@@ -52,12 +53,41 @@ Tensor pairs() {
   return at::tensor(x).view({-1, 16});
 }
 
+// Both signs of the numbers where E2M1's rounding turns: the grid's points, the middles between
+// them and the neighbours of each in FP32, zeros and subnormals, in units of a block's scale d.
+// Blocks of 16 whose first value, 6 d, sets the scale; in the last ones it is FP32's largest or
+// infinite, d the largest there is, and others saturate. `tail` columns of zeros behind.
+Tensor boundaries(double global, std::int64_t tail) {
+  std::vector<float> units = {0.0f, 0x1p-149f, 0x1p-127f, 0x1p-126f, 1e-30f};
+  for (const float x :
+       {0.25f, 0.5f, 0.75f, 1.0f, 1.25f, 1.5f, 1.75f, 2.0f, 2.5f, 3.0f, 3.5f, 4.0f, 5.0f, 6.0f})
+    units.insert(units.end(), {std::nextafter(x, 0.0f), x, std::nextafter(x, 7.0f)});
+  std::vector<float> x;
+  const auto add = [&](float first, float scale) {
+    for (const float sign : {1.0f, -1.0f})
+      for (const float unit : units) {
+        if (x.size() % 16 == 0) x.push_back(first);
+        x.push_back(sign * unit * scale);
+      }
+    while (x.size() % 16 != 0) x.push_back(0);
+  };
+  const float g = static_cast<float>(global);
+  for (const float d : {g, 1.75f * g, 0x1p-6f * g, 448.0f * g}) add(6 * d, d);
+  units.insert(units.end(), {7.0f, 1e6f, std::numeric_limits<float>::max() / (448.0f * g)});
+  for (const float first :
+       {std::numeric_limits<float>::max(), std::numeric_limits<float>::infinity()})
+    add(first, 448.0f * g);
+  const Tensor blocks = at::tensor(x).view({-1, 16});
+  return at::cat({blocks, at::zeros({blocks.size(0), tail})}, 1);
+}
+
 struct Kind {
   const char* name;
   std::function<Tensor(at::IntArrayRef)> make;
 };
-const Kind kKinds[] = {
-    {"normal", [](at::IntArrayRef s) { return random(s); }},
+const Kind kNormal{"normal", [](at::IntArrayRef s) { return random(s); }};
+const std::vector<Kind> kKinds = {
+    kNormal,
     {"ties", [](at::IntArrayRef s) { return ties(s); }},
     {"spread", [](at::IntArrayRef s) { return spread(s, -20, 12); }},
     {"subnormal", [](at::IntArrayRef s) { return spread(s, -140, -120); }},
@@ -69,13 +99,17 @@ const Kind kKinds[] = {
 }  // namespace
 
 std::vector<Case> format_cases() {
-  const std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 16}, {1, 1},   {3, 7},     {5, 24},
-                                                          {7, 40}, {4, 896}, {64, 4864}, {2, 100}};
+  using Shape = std::pair<std::int64_t, std::int64_t>;
+  const auto shapes =
+      sizes<Shape>({{1, 16}, {1, 1}, {3, 7}, {5, 24}, {7, 40}, {4, 896}, {64, 4864}, {2, 100}},
+                   {{3, 7}, {20, 40}, {4, 896}});
+  const std::vector<Kind> kinds = sizes<Kind>(kKinds, {kNormal});
   std::vector<Case> cases;
   // The last two are no powers of two: then a dequantised value may round once more to BF16.
-  for (const double global : {1.0, 0x1p-10, 0x1p7, 0x1p-100, 0x1p-116, 3.1e-4, 0.7})
+  for (const double global :
+       sizes<double>({1.0, 0x1p-10, 0x1p7, 0x1p-100, 0x1p-116, 3.1e-4, 0.7}, {0x1p-10}))
     for (const std::int64_t rule : {0, 1, 2})
-      for (const Kind& kind : kKinds)
+      for (const Kind& kind : kinds)
         for (const auto& [rows, cols] : shapes) {
           const bool clips = global == 0x1p-10;
           cases.push_back({std::string("fake_quantize ") + kind.name + " rule " +
@@ -93,9 +127,9 @@ std::vector<Case> format_cases() {
   // Packing what a rule made: the same codes and scales, and values again in either type. In BF16
   // with a global scale that is no power of two the CPU's FP32 values would not be on the grid;
   // what comes back there is tested on the GPU alone.
-  for (const double global : {1.0, 0x1p-10, 0x1p-116, 3.1e-4})
+  for (const double global : sizes<double>({1.0, 0x1p-10, 0x1p-116, 3.1e-4}, {0x1p-10}))
     for (const std::int64_t rule : {0, 1, 2})
-      for (const Kind& kind : kKinds)
+      for (const Kind& kind : kinds)
         for (const auto& [rows, cols] : shapes) {
           const std::string of = std::string(kind.name) + " rule " + std::to_string(rule) +
                                  " global " + std::to_string(std::log2(global)) + " of " +
@@ -130,7 +164,7 @@ std::vector<Case> format_cases() {
                              true,
                              false});
         }
-  for (const double global : {1.0, 0x1p-8, 0x1p-20})
+  for (const double global : sizes<double>({1.0, 0x1p-8, 0x1p-20}, {}))
     cases.push_back(
         {"fake_quantize of every pair of significands, global " + std::to_string(std::log2(global)),
          "qad::fake_quantize",
@@ -141,6 +175,22 @@ std::vector<Case> format_cases() {
                                         changed(at::zeros({}, at::kLong))};
          },
          {{}}});
+  // Of an infinite block a search has no finite error to compare, so that it stays with rule 0.
+  for (const double global : {1.0, 0x1p-20})
+    for (const std::int64_t tail : {0, 1})
+      cases.push_back({"fake_quantize of E2M1's boundaries, global " +
+                           std::to_string(std::log2(global)) + ", tail " + std::to_string(tail),
+                       "qad::fake_quantize",
+                       [=] {
+                         return std::vector<Argument>{values(boundaries(global, tail)),
+                                                      {global},
+                                                      {std::int64_t{0}},
+                                                      changed(at::zeros({}, at::kLong))};
+                       },
+                       {{}},
+                       {},
+                       true,
+                       false});
   return cases;
 }
 

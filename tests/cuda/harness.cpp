@@ -5,6 +5,10 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
+#include "core/error.h"
+
 namespace qad::cuda::test {
 namespace {
 
@@ -77,6 +81,16 @@ Argument changed(const at::Tensor& t) {
 }
 Argument on_cpu(const at::Tensor& t) {
   return {t, false, true};
+}
+
+bool few_sizes() {
+  static const bool few = [] {
+    const char* wanted = std::getenv("QAD_TEST_SIZES");
+    check(!wanted || std::string(wanted) == "few", "test_cuda",
+          "QAD_TEST_SIZES: expected few or nothing, found {}", wanted ? wanted : "");
+    return wanted != nullptr;
+  }();
+  return few;
 }
 
 at::Tensor random(at::IntArrayRef shape, double scale) {

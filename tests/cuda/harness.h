@@ -50,6 +50,15 @@ struct Case {
 // Fails the current test where they differ.
 void run(const Case& c, at::ScalarType type);
 
+// QAD_TEST_SIZES=few asks for these alone: under a sanitizer (scripts/cuda-sanitize) a run takes a
+// hundred times as long. They are the least that reaches every kernel of ours with whole and cut
+// accesses, several blocks, and blocks that take turns; values matter less there.
+bool few_sizes();
+template <class T>
+std::vector<T> sizes(std::vector<T> all, std::vector<T> few) {
+  return few_sizes() ? few : all;
+}
+
 // Random numbers that both types hold exactly.
 at::Tensor random(at::IntArrayRef shape, double scale = 1);
 

@@ -1,5 +1,5 @@
 // Loads the CUDA plug-in, as the program does, and runs the tests. Without a GPU it fails: a run
-// that skipped everything would look like one that passed.
+// that skipped everything would look like one that passed. QAD_TEST_SIZES=few: harness.h.
 #include <ATen/Context.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>

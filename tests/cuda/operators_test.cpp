@@ -70,16 +70,18 @@ TEST(Operators, AttentionBackward) {
     std::int64_t heads, kv_heads, dim;
     bool equal = false;  // documents of a length for which BF16 takes other kernels
   };
-  for (const Shape& s : {Shape{{0, 1}, 1, 1, 8},
-                         {{0, 5, 6, 70}, 4, 2, 64},
-                         {{0, 130, 150}, 14, 2, 64},
-                         {{0, 40, 103}, 3, 3, 20},
-                         {{0, 64, 200}, 4, 1, 128},
-                         {{0, 50}, 2, 2, 256},
-                         {{0, 128, 256, 384}, 4, 2, 64, true},
-                         {{0, 256, 512}, 9, 3, 64, true},
-                         {{0, 384}, 14, 2, 64, true},
-                         {{0, 128, 256}, 8, 4, 128, true}}) {
+  for (const Shape& s :
+       sizes<Shape>({{{0, 1}, 1, 1, 8},
+                     {{0, 5, 6, 70}, 4, 2, 64},
+                     {{0, 130, 150}, 14, 2, 64},
+                     {{0, 40, 103}, 3, 3, 20},
+                     {{0, 64, 200}, 4, 1, 128},
+                     {{0, 50}, 2, 2, 256},
+                     {{0, 128, 256, 384}, 4, 2, 64, true},
+                     {{0, 256, 512}, 9, 3, 64, true},
+                     {{0, 384}, 14, 2, 64, true},
+                     {{0, 128, 256}, 8, 4, 128, true}},
+                    {{{0, 1}, 1, 1, 8}, {{0, 5, 6, 70}, 4, 2, 8}, {{0, 10, 43}, 3, 3, 20}})) {
     at::manual_seed(s.dim);
     const std::int64_t tokens = s.starts.back();
     std::int64_t longest = 0;
@@ -118,18 +120,20 @@ TEST(Operators, AttentionBackward) {
 TEST(Operators, QuantizedInOnePassOrInTwo) {
   const at::IValue none;
   for (const auto type : {at::kFloat, at::kBFloat16})
-    for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{1, 16},
-                                     {3, 7},
-                                     {5, 24},
-                                     {40, 64},
-                                     {33, 576},
-                                     {1000, 896},
-                                     {9, 1536},
-                                     {7, 3584},
-                                     {5, 4864},
-                                     {3, 20000}})
-      for (const std::int64_t rule : {0, 1, 2})
-        for (const double global : {0x1p-9, 0x1p-12, 3.1e-4}) {
+    for (const auto& [rows, cols] :
+         sizes<std::pair<std::int64_t, std::int64_t>>({{1, 16},
+                                                       {3, 7},
+                                                       {5, 24},
+                                                       {40, 64},
+                                                       {33, 576},
+                                                       {1000, 896},
+                                                       {9, 1536},
+                                                       {7, 3584},
+                                                       {5, 4864},
+                                                       {3, 20000}},
+                                                      {{3, 7}, {5, 24}, {33, 576}, {3, 20000}}))
+      for (const std::int64_t rule : sizes<std::int64_t>({0, 1, 2}, {0}))
+        for (const double global : sizes<double>({0x1p-9, 0x1p-12, 3.1e-4}, {0x1p-12})) {
           at::manual_seed(rows + cols);
           const auto gpu = [&](at::IntArrayRef shape, double size) {
             return random(shape, size).to(at::kCUDA, type);
@@ -164,10 +168,11 @@ TEST(Operators, PackedValuesComeBack) {
   const auto gpu = at::TensorOptions(at::kCUDA);
   for (const auto type : {at::kFloat, at::kBFloat16}) {
     const auto bits = type == at::kFloat ? at::kInt : at::kShort;
-    for (const std::int64_t cols : {1, 7, 16, 40, 100, 896, 1536})
-      for (const double global : {1.0, 0x1p-10, 0x1p-116, 0x1p100, 3.1e-4, 0.7, 9.87654e-3, 1.2e35})
-        for (const std::int64_t rule : {0, 1, 2})
-          for (const double binade : {-20.0, 0.0, 6.0, 11.0}) {
+    for (const std::int64_t cols : sizes<std::int64_t>({1, 7, 16, 40, 100, 896, 1536}, {7, 48}))
+      for (const double global :
+           sizes<double>({1.0, 0x1p-10, 0x1p-116, 0x1p100, 3.1e-4, 0.7, 9.87654e-3, 1.2e35}, {1.0}))
+        for (const std::int64_t rule : sizes<std::int64_t>({0, 1, 2}, {0}))
+          for (const double binade : sizes<double>({-20.0, 0.0, 6.0, 11.0}, {0.0})) {
             const Tensor spread = at::randn({300, cols}, gpu) *
                                   at::rand({300, cols}, gpu).mul(-12).add(binade).exp2();
             const Tensor x = at::where(at::rand({300, cols}, gpu) < 0.1, spread * 0, spread)
@@ -255,6 +260,23 @@ TEST(Operators, ErrorsNameTheOperatorAndWhatWasFound) {
                                  {0, nvfp4::BlockScale::max, at::zeros({}, at::kLong).cuda()});
             }).find("was the tensor calibrated?"),
             std::string::npos);
+  // More heads than a launch may have blocks beside each other.
+  const std::string refused = message([] {
+    ops::attention(at::zeros({1, 70002, 1}).cuda(), at::tensor({0, 1}, at::kInt).cuda(), 1, 70000,
+                   1, 1);
+  });
+  EXPECT_EQ(refused.find("[attention] CUDA: invalid "), 0) << refused;
+  EXPECT_NE(refused.find("; inputs: Float [1, 70002, 1] on cuda:0, Int [2] on cuda:0"),
+            std::string::npos)
+      << refused;
+  // PyTorch's own errors, too.
+  const std::string shapes = message([] {
+    ops::linear(at::zeros({2, 4}).cuda(), at::zeros({3, 4}).cuda(), at::zeros({3}));
+  });
+  EXPECT_EQ(shapes.find("[linear] "), 0) << shapes;
+  EXPECT_NE(shapes.find("inputs: Float [2, 4] on cuda:0, Float [3, 4] on cuda:0"),
+            std::string::npos)
+      << shapes;
 }
 
 }  // namespace

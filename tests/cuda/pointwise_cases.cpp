@@ -15,12 +15,26 @@ std::string label(const char* op, std::initializer_list<std::int64_t> shape) {
   return name;
 }
 
-const std::pair<std::int64_t, std::int64_t> kRows[] = {
-    {0, 64},    {1, 8},    {3, 7},      {5, 33},    {17, 896},   {1100, 64}, {600, 36},
-    {2, 12000}, {9, 4864}, {2300, 576}, {70, 1536}, {600, 3584}, {3, 20000}};
+using Rows = std::pair<std::int64_t, std::int64_t>;
+std::vector<Rows> row_sizes() {
+  return sizes<Rows>({{0, 64},
+                      {1, 8},
+                      {3, 7},
+                      {5, 33},
+                      {17, 896},
+                      {1100, 64},
+                      {600, 36},
+                      {2, 12000},
+                      {9, 4864},
+                      {2300, 576},
+                      {70, 1536},
+                      {600, 3584},
+                      {3, 20000}},
+                     {{3, 7}, {5, 33}, {17, 896}, {70, 36}, {2, 12000}, {2300, 64}, {3, 20000}});
+}
 
 void add_norm(std::vector<Case>& cases) {
-  for (const auto& [rows, cols] : kRows) {
+  for (const auto& [rows, cols] : row_sizes()) {
     if (rows == 0) continue;
     // Sums of squares and of products run over `cols` terms in 32 or more partial sums.
     const double terms = static_cast<double>(cols) / 32 + 40;
@@ -57,7 +71,7 @@ void add_norm(std::vector<Case>& cases) {
 }
 
 void add_elementwise(std::vector<Case>& cases) {
-  for (const auto& [rows, cols] : kRows) {
+  for (const auto& [rows, cols] : row_sizes()) {
     // exp to 2 ulp on either side, the sum, the division, two products
     cases.push_back(
         {label("swiglu", {rows, cols}),
@@ -128,7 +142,8 @@ void add_linear(std::vector<Case>& cases) {
   struct Shape {
     std::int64_t tokens, in, out;
   };
-  for (const Shape& s : {Shape{1, 8, 8}, {3, 7, 5}, {33, 64, 100}, {70, 896, 1152}, {16, 4864, 9}})
+  for (const Shape& s : sizes<Shape>(
+           {{1, 8, 8}, {3, 7, 5}, {33, 64, 100}, {70, 896, 1152}, {16, 4864, 9}}, {{3, 7, 5}}))
     for (const bool bias : {false, true})
       cases.push_back({label(bias ? "linear with bias" : "linear", {s.tokens, s.in, s.out}),
                        "qad::linear",
