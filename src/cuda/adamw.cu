@@ -6,6 +6,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/reduce.cuh"
+#include "cuda/tables.cuh"
 #include "cuda/vector.cuh"
 #include "nvfp4/global_scale.h"
 
@@ -98,6 +99,7 @@ __device__ std::uint32_t half(const std::uint32_t draw) {
 // How a master lies in memory; amax: what becomes of the bits of the largest magnitude.
 struct Whole {
   float* values;
+  __device__ explicit Whole(const Masters& m) : values(static_cast<float*>(m.high)) {}
   template <class P>
   __device__ void read(const P& p, float (&x)[kEach]) const {
     p.read(values, x);
@@ -111,6 +113,8 @@ struct Whole {
 struct Split {
   std::uint16_t* high;
   std::int16_t* low;
+  __device__ explicit Split(const Masters& m)
+      : high(static_cast<std::uint16_t*>(m.high)), low(m.low) {}
   template <class P>
   __device__ void read(const P& p, float (&x)[kEach]) const {
     std::uint16_t h[kEach];
@@ -142,6 +146,7 @@ struct Split {
 template <bool kSecond>
 struct Plain {
   float* values;
+  __device__ Plain(void* data, float*) : values(static_cast<float*>(data)) {}
   template <class P>
   __device__ void read(const P& p, float (&x)[kEach]) const {
     p.read(values, x);
@@ -155,6 +160,7 @@ struct Plain {
 template <bool kSecond>
 struct Rounded {
   __nv_bfloat16* values;
+  __device__ Rounded(void* data, float*) : values(static_cast<__nv_bfloat16*>(data)) {}
   template <class P>
   __device__ void read(const P& p, float (&x)[kEach]) const {
     p.read(values, x);
@@ -173,6 +179,8 @@ template <bool kSecond>
 struct Coded {
   std::uint8_t* codes;
   float* scales;
+  __device__ Coded(void* data, float* scales)
+      : codes(static_cast<std::uint8_t*>(data)), scales(scales) {}
   template <class P>
   __device__ void read(const P& p, float (&x)[kEach]) const {
     std::uint8_t c[kEach];
@@ -241,20 +249,36 @@ __device__ std::uint32_t update(const ops::AdamWStep& s, const P& p, const G* gr
   return most;
 }
 
-// Every block's largest magnitude joins those of others in `amax`, as bits, which is 0 before.
+// Tensors of one launch, with the blocks of threads that each has.
+constexpr int kTensors = 128;
+struct Table {
+  AdamWTensor of[kTensors];
+  bool wide[kTensors];
+  std::int32_t first[kTensors + 1];
+  int tensors;
+};
+constexpr std::int64_t kRounds = 4;  // blocks of moments that a warp takes
+constexpr std::int64_t kShare = kRounds * kThreads * kEach;
+
+// A tensor's blocks' largest magnitudes join in its amax, as bits, which is 0 before.
 template <class G, class W, class M, class V>
 __global__ void __launch_bounds__(kThreads, 3)
-    adamw_kernel(const ops::AdamWStep s, const G* grad, W master, M m, V v, const float* factor,
-                 std::int64_t n, bool wide, std::uint32_t* amax) {
+    adamw_kernel(const __grid_constant__ Table table, const float* factor) {
+  const int which = tensor_of_block(table);
+  const AdamWTensor& t = table.of[which];
   const float scale = factor ? *factor : 1.0f;
-  const std::int64_t blocks = blocks_for(n, ops::kMomentBlock);
+  const std::int64_t blocks = blocks_for(t.n, ops::kMomentBlock);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const auto* grad = static_cast<const G*>(t.grad);
+  const W master(t.masters);
+  const M m(t.moments.m, t.moments.m_scales);
+  const V v(t.moments.v, t.moments.v_scales);
   std::uint32_t most = 0;
-  for (std::int64_t b = blockIdx.x * std::int64_t{kWarps} + warp; b < blocks;
-       b += gridDim.x * std::int64_t{kWarps}) {
-    const bool whole = wide && (b + 1) * ops::kMomentBlock <= n;
-    most = max(most, whole ? update(s, Place<true>{b, n}, grad, master, m, v, scale)
-                           : update(s, Place<false>{b, n}, grad, master, m, v, scale));
+  std::int64_t b = (blockIdx.x - table.first[which]) * (kRounds * kWarps) + warp;
+  for (int round = 0; round < kRounds && b < blocks; ++round, b += kWarps) {
+    const bool whole = table.wide[which] && (b + 1) * ops::kMomentBlock <= t.n;
+    most = max(most, whole ? update(t.step, Place<true>{b, t.n}, grad, master, m, v, scale)
+                           : update(t.step, Place<false>{b, t.n}, grad, master, m, v, scale));
   }
   __shared__ std::uint32_t of_warps[kWarps];
   most = __reduce_max_sync(kAllLanes, most);
@@ -262,7 +286,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (const std::uint32_t other : of_warps) most = max(most, other);
-  atomicMax(amax, __float_as_uint(W::amax(most)));
+  atomicMax(t.amax, __float_as_uint(W::amax(most)));
 }
 
 bool aligned(const void* p) {
@@ -271,37 +295,40 @@ bool aligned(const void* p) {
 
 }  // namespace
 
-void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, const Masters& masters,
-           const Moments& moments, const float* factor, std::int64_t n, std::uint32_t* amax,
-           cudaStream_t stream) {
-  cudaMemsetAsync(amax, 0, sizeof *amax, stream);
-  if (n == 0) return;
-  const bool wide = aligned(grad) && aligned(masters.high) && aligned(masters.low) &&
-                    aligned(moments.m) && aligned(moments.v);
-  const auto launch = [&](auto w, auto m, auto v) {
-    for_type(grad_type, [&]<class G>() {
-      constexpr auto kKernel = adamw_kernel<G, decltype(w), decltype(m), decltype(v)>;
-      const unsigned blocks = fill_device<kKernel>(blocks_for(n, kThreads * kEach), kThreads);
-      kKernel<<<blocks, kThreads, 0, stream>>>(step, static_cast<const G*>(grad), w, m, v, factor,
-                                               n, wide, amax);
+void adamw(std::span<const AdamWTensor> tensors, const float* factor, cudaStream_t stream) {
+  const auto launch = [&]<class W, class M, class V>(const Table& table) {
+    const std::int32_t blocks = table.first[table.tensors];
+    if (blocks == 0) return;
+    for_type(table.of[0].grad_type, [&]<class G>() {
+      adamw_kernel<G, W, M, V>
+          <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(table, factor);
     });
   };
-  const auto with_moments = [&](auto m, auto v) {
-    if (masters.low == nullptr)
-      launch(Whole{static_cast<float*>(masters.high)}, m, v);
+  const auto with_moments = [&]<class M, class V>(const Table& table) {
+    if (table.of[0].masters.low == nullptr)
+      launch.template operator()<Whole, M, V>(table);
     else
-      launch(Split{static_cast<std::uint16_t*>(masters.high), masters.low}, m, v);
+      launch.template operator()<Split, M, V>(table);
   };
-  using Bf16 = __nv_bfloat16;
-  if (moments.kind == Moments::f32)
-    with_moments(Plain<false>{static_cast<float*>(moments.m)},
-                 Plain<true>{static_cast<float*>(moments.v)});
-  else if (moments.kind == Moments::bf16)
-    with_moments(Rounded<false>{static_cast<Bf16*>(moments.m)},
-                 Rounded<true>{static_cast<Bf16*>(moments.v)});
-  else
-    with_moments(Coded<false>{static_cast<std::uint8_t*>(moments.m), moments.m_scales},
-                 Coded<true>{static_cast<std::uint8_t*>(moments.v), moments.v_scales});
+  const auto alike = [](const AdamWTensor& a, const AdamWTensor& b) {
+    return a.grad_type == b.grad_type && (a.masters.low == nullptr) == (b.masters.low == nullptr) &&
+           a.moments.kind == b.moments.kind;
+  };
+  for_tables<Table>(tensors, alike, [&](Table& table) {
+    for (int i = 0; i < table.tensors; ++i) {
+      const AdamWTensor& t = table.of[i];
+      table.wide[i] = aligned(t.grad) && aligned(t.masters.high) && aligned(t.masters.low) &&
+                      aligned(t.moments.m) && aligned(t.moments.v);
+      table.first[i + 1] = table.first[i] + static_cast<std::int32_t>(blocks_for(t.n, kShare));
+    }
+    const Moments::Kind kind = table.of[0].moments.kind;
+    if (kind == Moments::f32)
+      with_moments.template operator()<Plain<false>, Plain<true>>(table);
+    else if (kind == Moments::bf16)
+      with_moments.template operator()<Rounded<false>, Rounded<true>>(table);
+    else
+      with_moments.template operator()<Coded<false>, Coded<true>>(table);
+  });
 }
 
 }  // namespace qad::cuda

@@ -6,6 +6,7 @@
 
 #include "cuda/launch.h"
 #include "cuda/reduce.cuh"
+#include "cuda/tables.cuh"
 #include "cuda/vector.cuh"
 
 namespace qad::cuda {
@@ -13,13 +14,11 @@ namespace {
 
 constexpr int kThreads = 256, kLastThreads = 1024;
 constexpr std::int64_t kShare = 32768;  // elements of a block
-constexpr int kTensors = 160;           // below the 4 KiB that every device takes as arguments
+constexpr int kTensors = 256;
 
 struct Shares {
-  const void* values[kTensors];
-  std::int64_t sizes[kTensors];
-  std::int32_t first[kTensors + 1];  // block of each tensor
-  bool bf16[kTensors];
+  Values of[kTensors];
+  std::int32_t first[kTensors + 1];
   int tensors;
 };
 
@@ -49,16 +48,14 @@ __device__ double sum_of_squares(const T* x, std::int64_t n) {
 __global__ void __launch_bounds__(kThreads)
     shares_kernel(const __grid_constant__ Shares shares, double* partials) {
   __shared__ double scratch[32];
-  const int block = static_cast<int>(blockIdx.x);
-  int t = 0;  // the tensor of this block, by halving
-  for (int step = 128; step > 0; step /= 2)
-    if (t + step < shares.tensors && shares.first[t + step] <= block) t += step;
+  const int block = static_cast<int>(blockIdx.x), t = tensor_of_block(shares);
+  const Values& values = shares.of[t];
   const std::int64_t begin = (block - shares.first[t]) * kShare;
-  const std::int64_t n = min(kShare, static_cast<long>(shares.sizes[t] - begin));
+  const std::int64_t n = min(kShare, static_cast<long>(values.n - begin));
   const double sum =
-      shares.bf16[t]
-          ? sum_of_squares(static_cast<const __nv_bfloat16*>(shares.values[t]) + begin, n)
-          : sum_of_squares(static_cast<const float*>(shares.values[t]) + begin, n);
+      values.type == Type::bf16
+          ? sum_of_squares(static_cast<const __nv_bfloat16*>(values.data) + begin, n)
+          : sum_of_squares(static_cast<const float*>(values.data) + begin, n);
   const double total = block_sum(sum, scratch);
   if (threadIdx.x == 0) partials[block] = total;
 }
@@ -82,21 +79,16 @@ std::int64_t norm_partials(std::span<const Values> grads) {
 void gradient_norm(std::span<const Values> grads, double* partials, double* norm,
                    cudaStream_t stream) {
   std::int64_t done = 0;
-  for (std::size_t at = 0; at < grads.size(); at += kTensors) {
-    Shares shares{};
-    shares.tensors = static_cast<int>(std::min<std::size_t>(kTensors, grads.size() - at));
-    for (int t = 0; t < shares.tensors; ++t) {
-      const Values& v = grads[at + static_cast<std::size_t>(t)];
-      shares.values[t] = v.data;
-      shares.sizes[t] = v.n;
-      shares.bf16[t] = v.type == Type::bf16;
-      shares.first[t + 1] = shares.first[t] + static_cast<std::int32_t>(blocks_for(v.n, kShare));
-    }
+  const auto alike = [](const Values&, const Values&) { return true; };
+  for_tables<Shares>(grads, alike, [&](Shares& shares) {
+    for (int t = 0; t < shares.tensors; ++t)
+      shares.first[t + 1] =
+          shares.first[t] + static_cast<std::int32_t>(blocks_for(shares.of[t].n, kShare));
     const std::int32_t blocks = shares.first[shares.tensors];
-    if (blocks == 0) continue;
+    if (blocks == 0) return;
     shares_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(shares, partials + done);
     done += blocks;
-  }
+  });
   root_kernel<<<1, kLastThreads, 0, stream>>>(partials, done, norm);
 }
 

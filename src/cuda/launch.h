@@ -115,11 +115,19 @@ struct Moments {
   void *m, *v;
   float *m_scales, *v_scales;  // of codes
 };
-// One AdamW update of n elements; factor null: 1. amax: the bits of a float, the largest of
+// What one AdamW update has of a tensor. amax: the bits of a float, 0 before, then the largest of
 // bf16(master), or of the high halves.
-void adamw(const ops::AdamWStep& step, Type grad_type, const void* grad, const Masters& masters,
-           const Moments& moments, const float* factor, std::int64_t n, std::uint32_t* amax,
-           cudaStream_t stream);
+struct AdamWTensor {
+  ops::AdamWStep step;
+  Type grad_type;
+  const void* grad;
+  Masters masters;
+  Moments moments;
+  std::int64_t n;
+  std::uint32_t* amax;
+};
+// As many tensors a launch as its arguments hold. factor null: 1.
+void adamw(std::span<const AdamWTensor> tensors, const float* factor, cudaStream_t stream);
 
 struct Values {
   const void* data;
@@ -134,9 +142,17 @@ void gradient_norm(std::span<const Values> grads, double* partials, double* norm
 // amax as adamw's.
 void weight_amax(Type master_type, const void* master, std::int64_t n, std::uint32_t* amax,
                  cudaStream_t stream);
-// As ops::ship_; `out` gets what that returns.
-void ship(Type master_type, const void* master, std::int64_t rows, std::int64_t cols,
-          const float* amax, nvfp4::GlobalScale global_rule, nvfp4::BlockScale rule, Type type,
-          void* value, float* global, float* out, cudaStream_t stream);
+// As ops::ship_ has it of one tensor; `out` gets what that returns.
+struct ShipTensor {
+  Type master_type;
+  const void* master;
+  Type type;
+  void* value;
+  std::int64_t rows, cols;
+  nvfp4::BlockScale rule;
+  const float* amax;
+  float *global, *out;
+};
+void ship(std::span<const ShipTensor> tensors, nvfp4::GlobalScale global_rule, cudaStream_t stream);
 
 }  // namespace qad::cuda

@@ -5,6 +5,7 @@
 #include "cuda/launch.h"
 #include "cuda/nvfp4_block.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/tables.cuh"
 #include "cuda/vector.cuh"
 #include "nvfp4/global_scale.h"
 
@@ -51,29 +52,44 @@ __device__ float raised(float before, float amax, nvfp4::GlobalScale global_rule
   return fmaxf(before, nvfp4::unchecked_global_scale(amax, global_rule, rule));
 }
 
-// `wide` as in fake_quantize. Infinite or too large weights leave everything as it was.
+// Tensors of one launch, with the blocks of threads that each has; `wide` as in fake_quantize.
+constexpr int kTensors = 128;
+struct Table {
+  ShipTensor of[kTensors];
+  bool wide[kTensors];
+  std::int32_t first[kTensors + 1];
+  int tensors;
+};
+
+// Infinite or too large weights leave everything as it was.
 template <class M, class T, BlockScale kRule>
 __global__ void __launch_bounds__(kThreads)
-    ship_kernel(const M* master, std::int64_t rows, std::int64_t cols, const float* amax,
-                nvfp4::GlobalScale global_rule, bool wide, T* value, float* global, float* out) {
+    ship_kernel(const __grid_constant__ Table table, nvfp4::GlobalScale global_rule) {
   constexpr int N = kWide<T>, kMine = kPieces<kRule>;
-  const float most = *amax;
+  const int which = tensor_of_block(table);
+  const ShipTensor& t = table.of[which];
+  const auto* const master = static_cast<const M*>(t.master);
+  auto* const value = static_cast<T*>(t.value);
+  const std::int64_t rows = t.rows, cols = t.cols;
+  const bool wide = table.wide[which];
+  const std::int64_t my_block = blockIdx.x - table.first[which];
+  const float most = *t.amax;
   const float infinity = __int_as_float(0x7F800000);
   const bool finite = most < infinity;
   const bool fits =
       finite && nvfp4::scale_fits(nvfp4::unchecked_global_scale(most, global_rule, kRule));
-  const bool first = blockIdx.x == 0 && threadIdx.x == 0;
-  if (first) *out = finite && !fits ? infinity : most;
+  const bool first = my_block == 0 && threadIdx.x == 0;
+  if (first) *t.out = finite && !fits ? infinity : most;
   if (!fits) return;
-  const float scale = raised(__ldcg(global), most, global_rule, kRule);
-  if (first) __stcg(global, scale);
+  const float scale = raised(__ldcg(t.global), most, global_rule, kRule);
+  if (first) __stcg(t.global, scale);
 
   const std::int64_t per_row = (cols + nvfp4::kBlock - 1) / nvfp4::kBlock * Block<N>::kLanes;
   float x[kMine][N];
   std::int64_t at[kMine], left[kMine];
 #pragma unroll
   for (int p = 0; p < kMine; ++p) {
-    const std::int64_t index = (blockIdx.x * std::int64_t{kMine} + p) * kThreads + threadIdx.x;
+    const std::int64_t index = (my_block * kMine + p) * kThreads + threadIdx.x;
     const std::int64_t row = rows == 1 ? 0 : index / per_row;
     const std::int64_t col = (index - row * per_row) * N;
     at[p] = row * cols + col;
@@ -115,30 +131,40 @@ void weight_amax(Type master_type, const void* master, std::int64_t n, std::uint
   });
 }
 
-void ship(Type master_type, const void* master, std::int64_t rows, std::int64_t cols,
-          const float* amax, nvfp4::GlobalScale global_rule, BlockScale rule, Type type,
-          void* value, float* global, float* out, cudaStream_t stream) {
-  if (cols % nvfp4::kBlock == 0) cols *= rows, rows = 1;  // rows follow each other without a gap
-  const bool aligned =
-      (reinterpret_cast<std::uintptr_t>(master) | reinterpret_cast<std::uintptr_t>(value)) % 16 ==
-      0;
-  const bool wide = aligned && cols % nvfp4::kBlock == 0;
-  const auto launch = [&]<class M, class T, BlockScale kRule>() {
-    const std::int64_t threads = rows * nvfp4::blocks_per_row(cols) * (nvfp4::kBlock / kWide<T>);
-    const std::int64_t blocks = blocks_for(threads, kThreads * kPieces<kRule>);
-    ship_kernel<M, T, kRule>
-        <<<static_cast<unsigned>(std::max<std::int64_t>(1, blocks)), kThreads, 0, stream>>>(
-            static_cast<const M*>(master), rows, cols, amax, global_rule, wide,
-            static_cast<T*>(value), global, out);
+void ship(std::span<const ShipTensor> tensors, nvfp4::GlobalScale global_rule,
+          cudaStream_t stream) {
+  const auto alike = [](const ShipTensor& a, const ShipTensor& b) {
+    return a.master_type == b.master_type && a.type == b.type && a.rule == b.rule;
   };
-  for_type(master_type, [&]<class M>() {
-    for_type(type, [&]<class T>() {
-      if (rule == BlockScale::max)
-        launch.template operator()<M, T, BlockScale::max>();
-      else if (rule == BlockScale::mse)
-        launch.template operator()<M, T, BlockScale::mse>();
-      else
-        launch.template operator()<M, T, BlockScale::four_over_six>();
+  const auto launch = [&]<class M, class T, BlockScale kRule>(Table& table) {
+    for (int i = 0; i < table.tensors; ++i) {
+      ShipTensor& t = table.of[i];
+      // Rows follow each other without a gap.
+      if (t.cols % nvfp4::kBlock == 0) t.cols *= t.rows, t.rows = 1;
+      const auto places =
+          reinterpret_cast<std::uintptr_t>(t.master) | reinterpret_cast<std::uintptr_t>(t.value);
+      table.wide[i] = places % 16 == 0 && t.cols % nvfp4::kBlock == 0;
+      const std::int64_t threads =
+          t.rows * nvfp4::blocks_per_row(t.cols) * (nvfp4::kBlock / kWide<T>);
+      // At least one, which hands on the largest magnitude.
+      const std::int64_t blocks = blocks_for(threads, kThreads * kPieces<kRule>);
+      table.first[i + 1] =
+          table.first[i] + static_cast<std::int32_t>(std::max<std::int64_t>(1, blocks));
+    }
+    ship_kernel<M, T, kRule><<<static_cast<unsigned>(table.first[table.tensors]), kThreads, 0,
+                               stream>>>(table, global_rule);
+  };
+  for_tables<Table>(tensors, alike, [&](Table& table) {
+    for_type(table.of[0].master_type, [&]<class M>() {
+      for_type(table.of[0].type, [&]<class T>() {
+        const BlockScale rule = table.of[0].rule;
+        if (rule == BlockScale::max)
+          launch.template operator()<M, T, BlockScale::max>(table);
+        else if (rule == BlockScale::mse)
+          launch.template operator()<M, T, BlockScale::mse>(table);
+        else
+          launch.template operator()<M, T, BlockScale::four_over_six>(table);
+      });
     });
   });
 }

@@ -1,8 +1,8 @@
 // Gradients to moments to masters to values.
 #include "distill/weights.h"
 
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -20,7 +20,6 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
   check(masters.size() == parameters_.size(), "train", "expected {} master tensors, found {}",
         parameters_.size(), masters.size());
   quants_.resize(parameters_.size());
-  amax_.resize(parameters_.size());
   const auto linears = models::linears(student);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const models::Parameter& p = *parameters_[i];
@@ -77,38 +76,49 @@ at::Tensor Weights::gradient_norm() const {
 }
 
 void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& factor) {
-  state();
-  ops::AdamW a{learning_rate, config_.beta1, config_.beta2, config_.epsilon, 0, step, 0};
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+  make_moments();
+  std::vector<ops::AdamWItem> items;
+  std::vector<std::size_t> updated;
+  const auto add = [&](std::size_t i) {
     at::Tensor& gradient = parameters_[i]->value.mutable_grad();
-    if (!gradient.defined()) continue;
-    a.weight_decay =
-        masters_[i].high.dim() > 1 ? config_.weight_decay : 0;  // not on norms and biases
-    a.seed = mix64(config_.seed ^ mix64(i));
+    if (!gradient.defined()) return;
     const Moments& x = moments_[i];
-    const at::Tensor whole = gradient.contiguous();
-    const at::Tensor amax = x.m.defined() ? ops::adamw_(a, masters_[i], whole, x.m, x.v, factor)
-                                          : ops::adamw_(a, masters_[i], whole, x.m8, x.v8, factor);
+    const bool matrix = masters_[i].high.dim() > 1;  // norms and biases do not decay
+    items.push_back({masters_[i], gradient.contiguous(), x.m, x.v, x.m8, x.v8,
+                     matrix ? config_.weight_decay : 0, mix64(config_.seed ^ mix64(i))});
+    updated.push_back(i);
     // Dropped, not zeroed: autograd then moves the next gradient in instead of adding to zeros.
     gradient.reset();
-    publish(i, amax);
+  };
+  // Quantised ones first, so that their magnitudes follow each other.
+  for (const bool quantised : {true, false})
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+      if ((quants_[i] != nullptr) == quantised) add(i);
+  if (items.empty()) return;
+  const at::Tensor amax = ops::adamw_(
+      {learning_rate, config_.beta1, config_.beta2, config_.epsilon, 0, step, 0}, items, factor);
+  items.clear();
+  publish(updated, amax);
+}
+
+void Weights::make_moments() {
+  if (!moments_.empty()) return;
+  for (const ops::Master& held : masters_) {
+    const at::Tensor& master = held.high;
+    const auto zeros = [&](at::ScalarType type) {
+      return at::zeros(master.sizes(), master.options().dtype(type));
+    };
+    if (config_.optimizer_states == StateType::int8)
+      moments_.push_back({{}, {}, ops::zero_moment8(master), ops::zero_moment8(master)});
+    else if (config_.optimizer_states == StateType::bf16)
+      moments_.push_back({zeros(at::kBFloat16), zeros(at::kBFloat16), {}, {}});
+    else
+      moments_.push_back({zeros(at::kFloat), zeros(at::kFloat), {}, {}});
   }
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Weights::state() {
-  if (moments_.empty())
-    for (const ops::Master& held : masters_) {
-      const at::Tensor& master = held.high;
-      const auto zeros = [&](at::ScalarType type) {
-        return at::zeros(master.sizes(), master.options().dtype(type));
-      };
-      if (config_.optimizer_states == StateType::int8)
-        moments_.push_back({{}, {}, ops::zero_moment8(master), ops::zero_moment8(master)});
-      else if (config_.optimizer_states == StateType::bf16)
-        moments_.push_back({zeros(at::kBFloat16), zeros(at::kBFloat16), {}, {}});
-      else
-        moments_.push_back({zeros(at::kFloat), zeros(at::kFloat), {}, {}});
-    }
+  make_moments();
   auto all = master_state();
   const std::vector<std::string> names = this->names();
   for (std::size_t i = 0; i < names.size(); ++i) {
@@ -154,34 +164,55 @@ void Weights::set_weight_globals(const std::vector<float>& globals) {
 }
 
 void Weights::sync() {
-  std::vector<at::Tensor> amax;
-  for (const at::Tensor& t : amax_) amax.push_back(t.defined() ? t : globals_.new_zeros({}));
-  const at::Tensor seen = at::cat({globals_, at::stack(amax)}).to(at::kCPU);
+  std::vector<at::Tensor> all{globals_};
+  for (const Magnitudes& m : magnitudes_) all.push_back(m.values);
+  const at::Tensor seen = at::cat(all).to(at::kCPU);
   const float *here = seen.const_data_ptr<float>(), *most = here + quants_.size();
-  for (std::size_t i = 0; i < quants_.size(); ++i)
-    check(std::isfinite(most[i]), "train",
-          "{}: expected finite weights that NVFP4 can hold, found {} as the largest; try a lower "
-          "learning rate",
-          parameters_[i]->parts.front().name, most[i]);
+  for (const Magnitudes& m : magnitudes_)
+    for (const std::size_t i : m.parameters) {
+      check(std::isfinite(*most), "train",
+            "{}: expected finite weights that NVFP4 can hold, found {} as the largest; try a lower "
+            "learning rate",
+            parameters_[i]->parts.front().name, *most);
+      ++most;
+    }
   for (std::size_t i = 0; i < quants_.size(); ++i)
     if (quants_[i] != nullptr) quants_[i]->weight_global = here[i];
 }
 
 void Weights::publish() {
-  for (std::size_t i = 0; i < parameters_.size(); ++i) publish(i, {});
+  std::vector<std::size_t> all;
+  for (const bool quantised : {true, false})
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+      if ((quants_[i] != nullptr) == quantised) all.push_back(i);
+  publish(all, {});
   sync();
 }
 
-void Weights::publish(std::size_t i, const at::Tensor& amax) {
+void Weights::publish(const std::vector<std::size_t>& which, const at::Tensor& amax) {
   const at::NoGradGuard guard;
-  at::Tensor& value = parameters_[i]->value;
-  amax_[i] = amax;
-  const at::Tensor& master = masters_[i].high;
-  if (quants_[i] != nullptr)
-    amax_[i] = ops::ship_(master, value, globals_.select(0, static_cast<std::int64_t>(i)), amax,
-                          quants_[i]->weight_rule, rule_);
-  else if (master.data_ptr() != value.data_ptr())
-    value.copy_(master.to(at::kBFloat16));
+  magnitudes_.clear();
+  if (amax.defined()) magnitudes_.push_back({amax, which});
+  std::vector<ops::ShipItem> shipped;
+  std::vector<std::size_t> quantised;
+  std::vector<at::Tensor> values, rounded;
+  for (const std::size_t i : which) {
+    const at::Tensor &value = parameters_[i]->value, &master = masters_[i].high;
+    if (quants_[i] != nullptr) {
+      shipped.push_back({master, value, globals_.select(0, static_cast<std::int64_t>(i)),
+                         quants_[i]->weight_rule});
+      quantised.push_back(i);
+    } else if (master.data_ptr() != value.data_ptr()) {
+      values.push_back(value);
+      rounded.push_back(value.is_cpu() ? master.to(at::kBFloat16) : master);
+    }
+  }
+  if (!values.empty()) at::_foreach_copy_(values, rounded);  // which rounds to BF16 itself
+  if (shipped.empty()) return;
+  const auto count = static_cast<std::int64_t>(shipped.size());
+  magnitudes_.push_back(
+      {ops::ship_(shipped, amax.defined() ? amax.narrow(0, 0, count) : amax, rule_),
+       std::move(quantised)});
 }
 
 }  // namespace qad::distill

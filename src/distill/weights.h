@@ -50,7 +50,14 @@ class Weights {
     at::Tensor m, v;
     ops::Moment8 m8, v8;
   };
-  void publish(std::size_t i, const at::Tensor& amax);
+  // The largest magnitudes of some parameters, FP32 [parameters], where they were made.
+  struct Magnitudes {
+    at::Tensor values;
+    std::vector<std::size_t> parameters;
+  };
+  void make_moments();
+  // `which`: quantised ones first; amax: of each, or undefined.
+  void publish(const std::vector<std::size_t>& which, const at::Tensor& amax);
   ops::Master held(std::size_t i, const at::Tensor& weights);
 
   const TrainConfig& config_;
@@ -58,8 +65,8 @@ class Weights {
   std::vector<models::LinearQuant*> quants_;  // null: not quantised
   std::vector<ops::Master> masters_;
   std::vector<Moments> moments_;
-  at::Tensor globals_;            // FP32, of each parameter; where the device reads and raises them
-  std::vector<at::Tensor> amax_;  // of each parameter as it was published last
+  at::Tensor globals_;  // FP32, of each parameter; where the device reads and raises them
+  std::vector<Magnitudes> magnitudes_;  // of what was published last
   nvfp4::GlobalScale rule_;
 };
 

@@ -2,6 +2,7 @@
 #include "ops/adamw.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/stack.h>
 
 #include "nvfp4/global_scale.h"
 #include "ops/dispatch.h"
@@ -232,7 +233,32 @@ Tensor adamw8_cpu(const Tensor& master, const Optional& low, const Tensor& grad,
   });
 }
 
+Tensor adamw_list_cpu(at::TensorList masters, at::TensorList lows, at::TensorList grads,
+                      at::TensorList m, at::TensorList v, at::TensorList m_scales,
+                      at::TensorList v_scales, const Optional& factor, double learning_rate,
+                      double beta1, double beta2, double epsilon,
+                      at::ArrayRef<double> weight_decays, std::int64_t step,
+                      at::IntArrayRef seeds) {
+  check_adamw_list(masters, lows, grads, m, v, m_scales, v_scales, weight_decays, seeds);
+  std::vector<Tensor> amax;
+  for (std::size_t i = 0; i < masters.size(); ++i) {
+    const Optional low = lows.empty() ? Optional() : lows[i];
+    amax.push_back(m_scales.empty()
+                       ? adamw_cpu(masters[i], low, grads[i], m[i], v[i], factor, learning_rate,
+                                   beta1, beta2, epsilon, weight_decays[i], step, seeds[i])
+                       : adamw8_cpu(masters[i], low, grads[i], m[i], m_scales[i], v[i], v_scales[i],
+                                    factor, learning_rate, beta1, beta2, epsilon, weight_decays[i],
+                                    step, seeds[i]));
+  }
+  return at::stack(amax);
+}
+
 TORCH_LIBRARY_FRAGMENT(qad, m) {
+  m.def(
+      "adamw_list_(Tensor(a!)[] masters, Tensor(b!)[] lows, Tensor[] grads, Tensor(c!)[] m, "
+      "Tensor(d!)[] v, Tensor(e!)[] m_scales, Tensor(f!)[] v_scales, Tensor? factor, float "
+      "learning_rate, float beta1, float beta2, float epsilon, float[] weight_decays, int step, "
+      "int[] seeds) -> Tensor amax");
   m.def(
       "adamw_(Tensor(a!) master, Tensor(b!)? low, Tensor grad, Tensor(c!) m, Tensor(d!) v, Tensor? "
       "factor, float learning_rate, float beta1, float beta2, float epsilon, float weight_decay, "
@@ -246,6 +272,7 @@ TORCH_LIBRARY_FRAGMENT(qad, m) {
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("adamw_", adamw_cpu);
   m.impl("adamw8_", adamw8_cpu);
+  m.impl("adamw_list_", adamw_list_cpu);
 }
 
 }  // namespace
@@ -281,6 +308,26 @@ Tensor adamw_(const AdamW& a, const Master& master, const Tensor& grad, const Mo
   return call_kernel(op, master.high, Optional(master.low), grad, m.codes, m.scales, v.codes,
                      v.scales, Optional(factor), a.learning_rate, a.beta1, a.beta2, a.epsilon,
                      a.weight_decay, a.step, static_cast<std::int64_t>(a.seed));
+}
+
+Tensor adamw_(const AdamW& a, const std::vector<AdamWItem>& items, const Tensor& factor) {
+  static const auto op = find_op<decltype(adamw_list_cpu)>("qad::adamw_list_");
+  std::vector<Tensor> masters, lows, grads, m, v, m_scales, v_scales;
+  std::vector<double> weight_decays;
+  std::vector<std::int64_t> seeds;
+  for (const AdamWItem& item : items) {
+    const bool coded = !item.m.defined();
+    masters.push_back(item.master.high);
+    if (item.master.split()) lows.push_back(item.master.low);
+    grads.push_back(item.grad);
+    m.push_back(coded ? item.m8.codes : item.m);
+    v.push_back(coded ? item.v8.codes : item.v);
+    if (coded) m_scales.push_back(item.m8.scales), v_scales.push_back(item.v8.scales);
+    weight_decays.push_back(item.weight_decay);
+    seeds.push_back(static_cast<std::int64_t>(item.seed));
+  }
+  return call_kernel(op, masters, lows, grads, m, v, m_scales, v_scales, Optional(factor),
+                     a.learning_rate, a.beta1, a.beta2, a.epsilon, weight_decays, a.step, seeds);
 }
 
 }  // namespace qad::ops

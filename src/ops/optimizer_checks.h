@@ -65,6 +65,29 @@ inline void check_moment8(const at::Tensor& codes, const at::Tensor& scales,
              fmt::format("scales of {}", name));
 }
 
+// Lists of one length; those of low halves and of scales may be empty.
+inline void check_adamw_list(at::TensorList masters, at::TensorList lows, at::TensorList grads,
+                             at::TensorList m, at::TensorList v, at::TensorList m_scales,
+                             at::TensorList v_scales, at::ArrayRef<double> weight_decays,
+                             at::IntArrayRef seeds) {
+  const auto items = static_cast<std::int64_t>(masters.size());
+  check(items > 0, "adamw", "expected at least one tensor");
+  const auto same = [&](std::size_t size, std::string_view name, bool optional = false) {
+    if (!optional || size > 0)
+      check_size(static_cast<std::int64_t>(size), items, "adamw",
+                 fmt::format("number of {}", name));
+  };
+  same(grads.size(), "gradients");
+  same(m.size(), "m");
+  same(v.size(), "v");
+  same(weight_decays.size(), "weight decays");
+  same(seeds.size(), "seeds");
+  same(lows.size(), "low halves", true);
+  same(m_scales.size(), "scales of m", true);
+  check_size(static_cast<std::int64_t>(v_scales.size()), static_cast<std::int64_t>(m_scales.size()),
+             "adamw", "number of scales of v");
+}
+
 inline void check_ship(const at::Tensor& master, const at::Tensor& value, const at::Tensor& global,
                        const std::optional<at::Tensor>& amax, std::int64_t rule,
                        std::int64_t global_rule) {
@@ -81,6 +104,18 @@ inline void check_ship(const at::Tensor& master, const at::Tensor& value, const 
   checked_rule(rule, "ship");
   check(global_rule >= 0 && global_rule <= static_cast<std::int64_t>(nvfp4::GlobalScale::amax),
         "ship", "global scale rule: expected 0 or 1, found {}", global_rule);
+}
+
+inline void check_ship_list(at::TensorList masters, at::TensorList values, at::TensorList globals,
+                            const std::optional<at::Tensor>& amax, at::IntArrayRef rules) {
+  const auto items = static_cast<std::int64_t>(masters.size());
+  check(items > 0, "ship", "expected at least one tensor");
+  check_size(static_cast<std::int64_t>(values.size()), items, "ship", "number of values");
+  check_size(static_cast<std::int64_t>(globals.size()), items, "ship", "number of global scales");
+  check_size(static_cast<std::int64_t>(rules.size()), items, "ship", "number of rules");
+  if (!amax || !amax->defined()) return;
+  check_in_place(*amax, at::kFloat, masters[0], "ship", "amax");
+  check_size(amax->numel(), items, "ship", "elements of amax");
 }
 
 }  // namespace qad::ops

@@ -2,6 +2,8 @@
 // noted and quantised while they are in a core's cache.
 #include "ops/ship.h"
 
+#include <ATen/ops/stack.h>
+
 #include "nvfp4/global_scale.h"
 #include "ops/dispatch.h"
 #include "ops/optimizer_checks.h"
@@ -86,13 +88,30 @@ Tensor ship_cpu(const Tensor& master, const Tensor& value, const Tensor& global,
   return at::scalar_tensor(most, at::kFloat);
 }
 
+Tensor ship_list_cpu(at::TensorList masters, at::TensorList values, at::TensorList globals,
+                     const std::optional<Tensor>& amax, at::IntArrayRef rules,
+                     std::int64_t global_rule) {
+  check_ship_list(masters, values, globals, amax, rules);
+  const bool known = amax && amax->defined();
+  std::vector<Tensor> most;
+  for (std::size_t i = 0; i < masters.size(); ++i)
+    most.push_back(ship_cpu(masters[i], values[i], globals[i],
+                            known ? amax->select(0, static_cast<std::int64_t>(i)) : Tensor(),
+                            rules[i], global_rule));
+  return at::stack(most);
+}
+
 TORCH_LIBRARY_FRAGMENT(qad, m) {
+  m.def(
+      "ship_list_(Tensor[] masters, Tensor(a!)[] values, Tensor(b!)[] scales, Tensor? amax, int[] "
+      "rules, int global_rule) -> Tensor");
   m.def(
       "ship_(Tensor master, Tensor(a!) value, Tensor(b!) scale, Tensor? amax, int rule, int "
       "global_rule) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("ship_", ship_cpu);
+  m.impl("ship_list_", ship_list_cpu);
 }
 
 }  // namespace
@@ -102,6 +121,20 @@ Tensor ship_(const Tensor& master, const Tensor& value, const Tensor& global, co
   static const auto op = find_op<decltype(ship_cpu)>("qad::ship_");
   return call_kernel(op, master, value, global, std::optional<Tensor>(amax),
                      static_cast<std::int64_t>(rule), static_cast<std::int64_t>(global_rule));
+}
+
+Tensor ship_(const std::vector<ShipItem>& items, const Tensor& amax, GlobalScale global_rule) {
+  static const auto op = find_op<decltype(ship_list_cpu)>("qad::ship_list_");
+  std::vector<Tensor> masters, values, globals;
+  std::vector<std::int64_t> rules;
+  for (const ShipItem& item : items) {
+    masters.push_back(item.master);
+    values.push_back(item.value);
+    globals.push_back(item.global);
+    rules.push_back(static_cast<std::int64_t>(item.rule));
+  }
+  return call_kernel(op, masters, values, globals, std::optional<Tensor>(amax), rules,
+                     static_cast<std::int64_t>(global_rule));
 }
 
 }  // namespace qad::ops

@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "nvfp4/nvfp4.h"
 
 namespace qad::ops {
@@ -19,5 +21,13 @@ namespace qad::ops {
 // too large for any global scale; then `value` is unspecified and `global` as it was.
 at::Tensor ship_(const at::Tensor& master, const at::Tensor& value, const at::Tensor& global,
                  const at::Tensor& amax, nvfp4::BlockScale rule, nvfp4::GlobalScale global_rule);
+
+// The same of many tensors; amax: of each, FP32 [items], or undefined. Returns FP32 [items].
+struct ShipItem {
+  at::Tensor master, value, global;
+  nvfp4::BlockScale rule;
+};
+at::Tensor ship_(const std::vector<ShipItem>& items, const at::Tensor& amax,
+                 nvfp4::GlobalScale global_rule);
 
 }  // namespace qad::ops

@@ -1,5 +1,5 @@
 // What the optimiser's table of cases cannot say: what is not finite, unaligned memory, gradients
-// of both types in one norm, and many steps in a row with the CPU beside the GPU.
+// of both types in one norm, lists of tensors, and many steps in a row with the CPU beside the GPU.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -129,6 +129,60 @@ TEST(Optimizer, FiftyStepsAreTheCpus) {
       EXPECT_TRUE(!split || at::equal(cpu.master.low, card.master.low.cpu())) << kind;
       EXPECT_TRUE(at::equal(cpu.value, card.value.cpu())) << split << kind;
       EXPECT_TRUE(at::equal(cpu.global, card.global.cpu())) << split << kind;
+    }
+}
+
+// Many tensors at once, some empty, more than a launch takes, of both rules: each as by itself.
+TEST(Optimizer, ListsAreTheirTensors) {
+  constexpr int items = 150;
+  const ops::AdamW a{1e-2, 0.9, 0.95, 1e-8, 0, 4, 0};
+  for (const bool split : {false, true})
+    for (const int kind : {0, 1, 2}) {
+      const auto type = kind == 1 ? at::kBFloat16 : at::kFloat;
+      std::vector<ops::AdamWItem> many, one;
+      std::vector<ops::ShipItem> shipped, alone;
+      for (int i = 0; i < items; ++i) {
+        const std::int64_t rows = i % 7 == 3 ? 0 : 1 + i % 50, cols = 16 * (1 + i % 5) + i % 2;
+        const Tensor start = random({rows, cols}, 0.05).cuda();
+        const Tensor grad = random({rows, cols}).cuda();
+        for (auto* to : {&many, &one}) {
+          ops::AdamWItem item{split ? ops::split_master(start) : ops::Master(start.clone()),
+                              grad,
+                              {},
+                              {},
+                              {},
+                              {},
+                              0.01 * (i % 3),
+                              static_cast<std::uint64_t>(1000 + i)};
+          if (kind == 2)
+            item.m8 = ops::zero_moment8(start), item.v8 = ops::zero_moment8(start);
+          else
+            item.m = at::zeros_like(start, type), item.v = at::zeros_like(start, type);
+          to->push_back(item);
+          (to == &many ? shipped : alone)
+              .push_back({item.master.high, at::zeros_like(start, at::kBFloat16),
+                          at::zeros({}, start.options()),
+                          i < 70 ? BlockScale::max : BlockScale::four_over_six});
+        }
+      }
+      const Tensor factor = at::full({}, 0.5f).cuda();
+      const Tensor amax = ops::adamw_(a, many, factor);
+      const Tensor out = ops::ship_(shipped, amax, GlobalScale::pow2);
+      for (int i = 0; i < items; ++i) {
+        ops::AdamWItem& o = one[i];
+        ops::AdamW step = a;
+        step.weight_decay = o.weight_decay;
+        step.seed = o.seed;
+        const Tensor most = kind == 2 ? ops::adamw_(step, o.master, o.grad, o.m8, o.v8, factor)
+                                      : ops::adamw_(step, o.master, o.grad, o.m, o.v, factor);
+        const ops::ShipItem& s = alone[i];
+        ops::ship_(s.master, s.value, s.global, most, s.rule, GlobalScale::pow2);
+        EXPECT_TRUE(at::equal(many[i].master.high, o.master.high)) << split << kind << i;
+        EXPECT_TRUE(!split || at::equal(many[i].master.low, o.master.low)) << split << kind << i;
+        EXPECT_TRUE(at::equal(shipped[i].value, s.value)) << split << kind << i;
+        EXPECT_TRUE(at::equal(shipped[i].global, s.global)) << split << kind << i;
+        EXPECT_TRUE(at::equal(out[i], amax[i])) << split << kind << i;
+      }
     }
 }
 
