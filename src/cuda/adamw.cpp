@@ -80,7 +80,7 @@ Tensor adamw_cuda(const Tensor& master, const Optional& low, const Tensor& grad,
   return adamw_list_cuda(master, low && low->defined() ? at::TensorList(*low) : at::TensorList(),
                          grad, m, v, {}, {}, factor, learning_rate, beta1, beta2, epsilon,
                          weight_decay, step, seed)
-      .view({});
+      .select(0, 0);
 }
 
 Tensor adamw8_cuda(const Tensor& master, const Optional& low, const Tensor& grad,
@@ -91,7 +91,7 @@ Tensor adamw8_cuda(const Tensor& master, const Optional& low, const Tensor& grad
   return adamw_list_cuda(master, low && low->defined() ? at::TensorList(*low) : at::TensorList(),
                          grad, m_codes, v_codes, m_scales, v_scales, factor, learning_rate, beta1,
                          beta2, epsilon, weight_decay, step, seed)
-      .view({});
+      .select(0, 0);
 }
 
 Tensor gradient_norm_cuda(at::TensorList grads) {

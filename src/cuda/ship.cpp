@@ -49,7 +49,7 @@ Tensor ship_cuda(const Tensor& master, const Tensor& value, const Tensor& global
   const bool known = amax && amax->defined();
   return ship_list_cuda(master, value, global, known ? amax->view({1}) : Tensor(), rule,
                         global_rule)
-      .view({});
+      .select(0, 0);
 }
 
 TORCH_LIBRARY_IMPL(qad, CUDA, m) {

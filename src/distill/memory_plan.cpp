@@ -227,8 +227,8 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("activations", worst.activations);
   plan.bytes.emplace_back("gradients", worst.gradients);
   plan.bytes.emplace_back("loss", worst.loss);
-  if (gpu && config.cuda_graphs) {
-    // A recording keeps its memory; a forward pass of the validation has its own.
+  if (gpu && config.cuda_graphs && config.validate_every > 0) {
+    // A recording keeps its memory while training; a validation between steps has its own.
     const double row = vocabulary * (both ? 2 : 1) * kFloat;
     plan.bytes.emplace_back(
         "validation beside CUDA graphs",

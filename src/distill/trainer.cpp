@@ -300,6 +300,7 @@ TrainResult Trainer::train(const data::Stream& stream, const std::vector<data::B
     const bool last = info.step == config.steps;
     const auto due = [&](std::int64_t every) { return every > 0 && info.step % every == 0; };
     const bool validated = !validation.empty() && (last || due(config.validate_every));
+    if (last) run.micro_step.forget();  // a validation that ends training may have its memory
     if (validated) validate();
     const bool stopped = !last && callbacks.stop && callbacks.stop();
     if (last || validated || stopped || due(config.save_every)) save();

@@ -43,7 +43,7 @@ HeadInputs make(const Shape& s, bool teacher, bool masked) {
     in.teacher_weight = random({s.vocabulary, s.teacher_hidden}, 2 / std::sqrt(s.teacher_hidden));
   }
   in.labels = at::randint(0, s.vocabulary, {s.tokens}, at::kLong);
-  in.weights = at::rand({s.tokens}).add(0.1);
+  in.weights = at::rand({s.tokens}).add(0.1).div(7.5);  // as of a mean
   if (masked)
     for (std::int64_t t = 0; t < s.tokens; t += 2) {
       in.weights[t] = 0;
