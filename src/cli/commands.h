@@ -7,6 +7,10 @@
 
 #include "cli/command.h"
 
+namespace qad::generate {
+struct SamplingOptions;
+}
+
 namespace qad::cli {
 
 // The program: parses, runs the chosen command, prints errors. Returns the exit code: 0, 1 for an
@@ -18,6 +22,7 @@ void add_quantize(CLI::App& app);
 void add_distill(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_convert(CLI::App& app);
@@ -31,6 +36,9 @@ struct ComputeOptions {
 };
 void add_compute_options(Command& command, ComputeOptions& options);
 void apply(const ComputeOptions& options);  // threads; the device is for models::placement_of
+
+// How tokens are drawn and where a text ends.
+void add_sampling_options(Command& command, generate::SamplingOptions& options);
 
 extern std::string command_line;  // as typed, for reports
 

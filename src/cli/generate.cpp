@@ -1,10 +1,13 @@
-// qad generate: continues a text, streaming.
+// qad generate: continues a text, streaming; or a file of them, many at once.
 #include "generate/generate.h"
 
 #include <cstdio>
+#include <utility>
 
 #include "cli/commands.h"
+#include "core/console.h"
 #include "core/error.h"
+#include "recipe/completions.h"
 #include "recipe/steps.h"
 #include "text/chat_template.h"
 
@@ -12,57 +15,81 @@ namespace qad::cli {
 namespace {
 
 struct Options {
-  std::string model, prompt;
+  std::string model;
+  std::optional<std::string> prompt, prompts, output;
   bool chat = false;
   generate::SamplingOptions sampling;
+  std::int64_t samples = 1;
+  double cache_gb = 1;
+  std::int64_t batch_size = 64;
   ComputeOptions compute;
 };
 
 std::vector<text::TokenId> prompt_ids(const Options& o, const text::Tokenizer& tokenizer) {
-  if (!o.chat) return tokenizer.encode(o.prompt);
+  const std::string prompt = o.prompt.value_or("");
+  if (!o.chat) return tokenizer.encode(prompt);
   check(!tokenizer.chat_template.empty(), "generate",
         "{}: the model has no chat template; leave --chat out", o.model);
-  const Json messages = Json::array({{{"role", "user"}, {"content", o.prompt}}});
+  const Json messages = Json::array({{{"role", "user"}, {"content", prompt}}});
   const text::ChatTemplate chat(tokenizer.chat_template);
   return tokenizer.encode(chat.render(text::chat_variables(tokenizer, messages, Json(), true)).text,
                           false);
 }
 
+int stream_one(const Options& o, const recipe::LoadedModel& loaded) {
+  const auto prompt = prompt_ids(o, loaded.tokenizer);
+  check(!prompt.empty(), "generate",
+        "the prompt has no tokens, and the tokenizer adds no BOS; say --prompt TEXT");
+  // The prompt comes with the first piece: an error leaves stdout empty.
+  std::string before = o.chat ? std::string() : o.prompt.value_or("");
+  const auto print = [&](const std::string& text) {
+    fmt::print("{}{}", std::exchange(before, {}), text);
+    std::fflush(stdout);
+  };
+  generate::generate_text(loaded.model, loaded.tokenizer, prompt, o.sampling, print);
+  print("\n");
+  return 0;
+}
+
+int write_many(const Options& o, const recipe::LoadedModel& loaded) {
+  recipe::CompletionsJob job{*o.prompts, *o.output, o.chat, o.samples, o.sampling, {}};
+  job.engine.most_sequences = o.batch_size;
+  job.engine.cache_bytes = o.cache_gb * 1e9;
+  const recipe::CompletionsResult r = recipe::write_completions(loaded, job);
+  if (r.earlier > 0) note("{} completions were there from a run before", r.earlier);
+  note("{}: {} completions, {} tokens in {}, {} tokens/s", *o.output, r.completions,
+       r.counts.new_tokens, human_time(r.seconds),
+       human_count(static_cast<double>(r.counts.new_tokens) / std::max(r.seconds, 1e-9)));
+  if (r.interrupted) note("interrupted; the same command goes on from there");
+  return r.interrupted ? 130 : 0;
+}
+
 }  // namespace
 
 void add_generate(CLI::App& app) {
-  Command command(app, "generate", "continue a text, streaming to stdout");
+  Command command(app, "generate", "continue a text, streaming to stdout, or a file of prompts");
   auto o = std::make_shared<Options>();
   command.required("model", o->model, "checkpoint, BF16 or NVFP4");
-  command.text("--prompt", o->prompt, "text to continue; empty: from BOS");
-  command.flag("--chat", o->chat, "the prompt is a user's message, rendered by the chat template");
-  command.number("--max-tokens", o->sampling.max_tokens, "new tokens at most");
-  command.number("--temperature", o->sampling.temperature, "0: greedy");
-  command.number("--top-p", o->sampling.top_p, "share of the probability to sample from", 0., 1.);
-  command.number("--top-k", o->sampling.top_k, "likeliest tokens to sample from; 0: all");
-  command.number("--seed", o->sampling.seed, "of the samples");
+  command.optional("--prompt", o->prompt, "text to continue; else from BOS");
+  command.optional("--prompts", o->prompts,
+                   "a file of them: .txt, one a line, or .jsonl with `prompt` or `messages`");
+  command.optional("-o,--output", o->output,
+                   "JSON lines, one a completion of --prompts; what is there is not made again");
+  command.flag("--chat", o->chat, "a prompt is a user's message, rendered by the chat template");
+  add_sampling_options(command, o->sampling);
+  command.number("--samples", o->samples, "of each of --prompts", std::int64_t{1});
+  command.number("--batch-size", o->batch_size, "texts of --prompts that are written at once",
+                 std::int64_t{1});
+  command.number("--cache-gb", o->cache_gb, "memory for keys and values of --prompts");
+  command.exclude("--prompt", "--prompts");
   add_compute_options(command, o->compute);
   command.run([o] {
+    check(o->prompts.has_value() == o->output.has_value(), "generate",
+          "--prompts and -o belong together; found only {}", o->prompts ? "--prompts" : "-o");
     apply(o->compute);
-    const models::Placement placement = models::placement_of(o->compute.device);
-    const recipe::LoadedModel loaded = recipe::load_model(o->model, placement);
-    const auto prompt = prompt_ids(*o, loaded.tokenizer);
-    check(!prompt.empty(), "generate",
-          "the prompt has no tokens, and the tokenizer adds no BOS; say --prompt TEXT");
-    generate::TextStream stream(loaded.tokenizer, prompt);
-    const auto print = [](const std::string& text) {
-      fmt::print("{}", text);
-      std::fflush(stdout);
-    };
-    bool begun = o->chat;
-    generate::generate(loaded.model, prompt, o->sampling, [&](text::TokenId id) {
-      if (!begun) print(o->prompt);
-      begun = true;
-      print(stream.next(id));
-      return true;
-    });
-    print(stream.rest() + "\n");
-    return 0;
+    const recipe::LoadedModel loaded =
+        recipe::load_model(o->model, models::placement_of(o->compute.device));
+    return o->prompts ? write_many(*o, loaded) : stream_one(*o, loaded);
   });
 }
 

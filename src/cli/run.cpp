@@ -69,6 +69,7 @@ int run(int argc, char** argv) {
   add_distill(app);
   add_evaluate(app);
   add_generate(app);
+  add_chat(app);
   add_logits(app);
   add_tokenize(app);
   add_convert(app);

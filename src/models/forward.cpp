@@ -9,11 +9,13 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <cmath>
 
 #include "core/error.h"
 #include "ops/ops.h"
+#include "ops/paged_attention.h"
 #include "ops/recompute.h"
 
 namespace qad::models {
@@ -255,6 +257,48 @@ at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& i
       run({model, rotation_of(model, end, here.positions.add(past)), attend, {}}, here.ids);
   cache.length = end;
   return hidden;
+}
+
+PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens) {
+  check(pages > 0 && page_tokens > 0, "paged cache", "expected pages of tokens, found {} of {}",
+        pages, page_tokens);
+  PagedCache cache{pages, page_tokens, {}, {}};
+  const auto options =
+      at::TensorOptions().dtype(model.placement.type).device(model.placement.device);
+  for (const LayerConfig& layer : model.config.layers) {
+    at::Tensor keys, values;
+    if (layer.attention) {
+      keys = at::zeros({pages, page_tokens, layer.attention->kv_heads, layer.attention->head_dim},
+                       options);
+      values = at::zeros_like(keys);
+    }
+    cache.keys.push_back(std::move(keys));
+    cache.values.push_back(std::move(values));
+  }
+  return cache;
+}
+
+double bytes_of_page(const Model& model, std::int64_t page_tokens) {
+  double values = 0;
+  for (const LayerConfig& layer : model.config.layers)
+    if (layer.attention)
+      values += 2 * static_cast<double>(layer.attention->kv_heads * layer.attention->head_dim);
+  return values * static_cast<double>(page_tokens) *
+         static_cast<double>(c10::elementSize(model.placement.type));
+}
+
+at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache) {
+  const at::NoGradGuard no_grad;
+  check_tokens(model, tokens.tokens);
+  const at::Device device = model.placement.device;
+  const Tokens here = tokens.tokens.to(device);
+  const at::Tensor lengths = tokens.lengths.to(device), pages = tokens.pages.to(device);
+  const auto attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
+    return ops::paged_attention(qkv, cache.keys[i], cache.values[i], here.cu_seqlens, lengths,
+                                pages, here.longest, tokens.longest, c.heads, c.kv_heads,
+                                attention_scale(c));
+  };
+  return run({model, rotation_of(model, tokens.longest, here.positions), attend, {}}, here.ids);
 }
 
 at::Tensor head_input(const Model& model, const at::Tensor& hidden) {

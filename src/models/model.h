@@ -116,6 +116,24 @@ struct KvCache {
   std::int64_t length = 0;
 };
 
+// Keys and values of many sequences, in pages that a sequence takes as it grows (PagedAttention,
+// Kwon et al. 2023). Per layer [pages, page_tokens, kv_heads, head_dim], undefined where a layer has
+// no attention.
+struct PagedCache {
+  std::int64_t pages = 0, page_tokens = 0;
+  std::vector<at::Tensor> keys, values;
+};
+PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens);
+double bytes_of_page(const Model& model, std::int64_t page_tokens);
+
+// New tokens of S sequences, one behind the other, and where the cache has the rest of each.
+struct PagedTokens {
+  Tokens tokens;         // a document is a sequence's new tokens; positions count from its beginning
+  at::Tensor lengths;    // int32 [S], with the new tokens
+  at::Tensor pages;      // int32 [S, P]: the pages of each in order
+  std::int64_t longest = 0;  // of the lengths
+};
+
 // Sees the unquantised input of each linear (calibration).
 using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
 
@@ -129,6 +147,8 @@ at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& obs
 // One sequence, tokens appended to `cache`: final-norm output [T, H] of the new tokens. Without
 // gradients.
 at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids, KvCache& cache);
+// The same for several sequences: the new tokens' keys and values go into their pages.
+at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache);
 // The head on hidden states (quantising them if the head is quantised): FP32 [T, V].
 at::Tensor logits(const Model& model, const at::Tensor& hidden);
 // The input of the head as its product reads it: fake-quantised if the head is. For ops::head_loss.

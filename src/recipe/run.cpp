@@ -2,14 +2,13 @@
 // into the output folder but whole files.
 #include "recipe/run.h"
 
-#include <csignal>
-
 #include <algorithm>
 #include <limits>
 
 #include "checkpoint/write.h"
 #include "core/console.h"
 #include "core/error.h"
+#include "core/interrupt.h"
 #include "data/batches.h"
 #include "generate/generate.h"
 #include "recipe/progress.h"
@@ -19,31 +18,6 @@
 
 namespace qad::recipe {
 namespace {
-
-volatile std::sig_atomic_t interrupted = 0;
-
-// While alive, the first Ctrl-C asks the trainer to save and stop; a second one ends the program.
-class InterruptGuard {
- public:
-  InterruptGuard() {
-    interrupted = 0;
-    struct sigaction action {};
-    action.sa_handler = [](int) { interrupted = 1; };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);
-    sigaction(SIGINT, &action, &old_int_);
-    sigaction(SIGTERM, &action, &old_term_);
-  }
-  InterruptGuard(const InterruptGuard&) = delete;
-  InterruptGuard& operator=(const InterruptGuard&) = delete;
-  ~InterruptGuard() {
-    sigaction(SIGINT, &old_int_, nullptr);
-    sigaction(SIGTERM, &old_term_, nullptr);
-  }
-
- private:
-  struct sigaction old_int_ {
-  }, old_term_{};
-};
 
 struct DataSets {
   std::vector<data::Source> train;
@@ -229,7 +203,7 @@ void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& st
   const models::Model* guide = recipe.method == "qat" ? nullptr : &teacher;
   const data::Stream stream(std::move(sets.train), config.seed);
   distill::Trainer trainer(student.model, std::move(originals), guide, policy, config);
-  const InterruptGuard guard;
+  const Interrupt interrupt;
   TrainingLog log(output, guide != nullptr);
   distill::Callbacks callbacks;
   callbacks.started = [&](std::int64_t steps_done) { log.started(steps_done); };
@@ -237,7 +211,7 @@ void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& st
     log.step(s, config.seq_len * config.batch_sequences);
   };
   callbacks.validation = [&](const distill::Validation& v) { log.validation(v); };
-  callbacks.stop = [] { return interrupted != 0; };
+  callbacks.stop = [&] { return interrupt.asked(); };
   outcome.training = trainer.train(stream, sets.validation, callbacks);
   outcome.steps = log.steps();
   if (outcome.training.interrupted) {

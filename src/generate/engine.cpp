@@ -1,0 +1,251 @@
+// The schedule: who was admitted first goes first, new prompts take what is left of a pass. When
+// pages run out, the text that was admitted last gives up its own and waits again.
+#include "generate/engine.h"
+
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace qad::generate {
+namespace {
+
+std::int64_t pages_for(const models::Model& model, const EngineOptions& o) {
+  check(o.most_sequences > 0 && o.most_tokens > 0 && o.page_tokens > 0, "engine",
+        "expected most_sequences, most_tokens and page_tokens above 0, found {}, {} and {}",
+        o.most_sequences, o.most_tokens, o.page_tokens);
+  const double each = std::max(1.0, models::bytes_of_page(model, o.page_tokens));
+  check(o.cache_bytes >= each, "engine", "cache: expected at least a page of {} bytes, found {}",
+        each, o.cache_bytes);
+  // Page numbers are int32; a hybrid's few layers of attention need no more than this either.
+  return static_cast<std::int64_t>(std::min(o.cache_bytes / each, 1e6));
+}
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+template <class Id>
+bool contains(const std::vector<Id>& ids, text::TokenId id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+Engine::Engine(const models::Model& model, const EngineOptions& options)
+    : model_(model),
+      options_(options),
+      pages_(pages_for(model, options), options.page_tokens),
+      cache_(models::make_paged_cache(model, pages_.count(), options.page_tokens)) {}
+
+std::int64_t Engine::add(Request request) {
+  check(!request.prompt.empty(), "generate", "expected a prompt of at least one token");
+  validate(request.sampling, model_.config.vocabulary);
+  check(request.sampling.stop.empty(), "generate",
+        "stop: the engine knows ids alone; see StreamedText");
+  models::check_tokens(model_, models::tokens_of({request.prompt}));
+  const std::int64_t tokens =
+      static_cast<std::int64_t>(request.prompt.size()) + request.sampling.max_tokens;
+  const std::int64_t room = pages_.count() * options_.page_tokens;
+  check(tokens <= room, "generate",
+        "a prompt of {} tokens and {} new ones: expected no more than {}, which the cache holds",
+        request.prompt.size(), request.sampling.max_tokens, room);
+  auto s = std::make_unique<Sequence>();
+  s->number = next_++;
+  s->tokens = request.prompt;
+  s->request = std::move(request);
+  counts_.prompt_tokens += static_cast<std::int64_t>(s->tokens.size());
+  waiting_.push_back(std::move(s));
+  return next_ - 1;
+}
+
+void Engine::cancel(std::int64_t number) {
+  const auto mark = [&](auto& sequences) {
+    for (auto& s : sequences)
+      if (s->number == number) s->cancelled = true;
+  };
+  mark(running_);
+  mark(waiting_);
+}
+
+void Engine::release(Sequence& s) {
+  for (auto p = s.pages.rbegin(); p != s.pages.rend(); ++p) pages_.release(*p);
+  s.pages.clear();
+  s.contents.clear();
+  s.cached = 0;
+}
+
+void Engine::end(Sequence& s, Finish finish) {
+  release(s);
+  if (!s.request.done) return;
+  const auto begin = s.tokens.begin() + static_cast<std::ptrdiff_t>(s.request.prompt.size());
+  s.request.done(finish, {begin, s.tokens.end()});
+}
+
+void Engine::preempt_last() {
+  std::unique_ptr<Sequence> s = std::move(running_.back());
+  running_.pop_back();
+  release(*s);
+  ++counts_.preemptions;
+  waiting_.push_front(std::move(s));
+}
+
+// Pages for `tokens` more, if need be those of sequences behind running_[index].
+bool Engine::make_room(Sequence& s, std::int64_t tokens, std::size_t index) {
+  const auto wanted =
+      static_cast<std::size_t>(divide_up(s.cached + tokens, options_.page_tokens));
+  while (s.pages.size() < wanted) {
+    if (const auto page = pages_.take()) {
+      s.pages.push_back(*page);
+    } else if (running_.size() > index + 1) {
+      preempt_last();
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+// At least the last token is read, since the next one comes of it.
+void Engine::find_prefix(Sequence& s) {
+  if (!options_.reuse_prefixes) return;
+  const std::int64_t size = options_.page_tokens;
+  while (s.cached + size < static_cast<std::int64_t>(s.tokens.size())) {
+    const auto found =
+        pages_.find(s.contents.empty() ? 0 : s.contents.back(),
+                    std::span(s.tokens).subspan(static_cast<std::size_t>(s.cached),
+                                                static_cast<std::size_t>(size)));
+    if (!found) break;
+    s.pages.push_back(found->page);
+    s.contents.push_back(found->content);
+    s.cached += size;
+  }
+}
+
+std::vector<Engine::Share> Engine::plan() {
+  std::int64_t budget = options_.most_tokens;
+  std::vector<Share> shares;
+  const auto take = [&](std::size_t index) {
+    Sequence& s = *running_[index];
+    // A prompt leaves the texts behind it their token.
+    const std::int64_t behind = std::count_if(
+        running_.begin() + static_cast<std::ptrdiff_t>(index) + 1, running_.end(),
+        [](const std::unique_ptr<Sequence>& other) { return other->left() == 1; });
+    const std::int64_t tokens = std::min(s.left(), std::max<std::int64_t>(budget - behind, 1));
+    if (budget == 0 || !make_room(s, tokens, index)) return false;
+    shares.push_back({&s, tokens});
+    budget -= tokens;
+    return true;
+  };
+  // In the order of admission: who gives up pages comes later, and has no share yet.
+  for (std::size_t i = 0; i < running_.size(); ++i) take(i);
+  while (budget > 0 && !waiting_.empty() &&
+         static_cast<std::int64_t>(running_.size()) < options_.most_sequences) {
+    find_prefix(*waiting_.front());
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+    const Sequence& s = *running_.back();
+    const std::int64_t reused = s.made() == 0 ? s.cached : 0;
+    if (take(running_.size() - 1)) {
+      counts_.reused_tokens += reused;
+      continue;
+    }
+    release(*running_.back());  // no room before another ends
+    waiting_.push_front(std::move(running_.back()));
+    running_.pop_back();
+    break;
+  }
+  return shares;
+}
+
+void Engine::note_full_pages(Sequence& s) {
+  const std::int64_t size = options_.page_tokens;
+  while ((static_cast<std::int64_t>(s.contents.size()) + 1) * size <= s.cached) {
+    const std::size_t i = s.contents.size();
+    s.contents.push_back(
+        pages_.filled(s.pages[i], i == 0 ? 0 : s.contents.back(),
+                      std::span(s.tokens).subspan(i * static_cast<std::size_t>(size),
+                                                  static_cast<std::size_t>(size))));
+  }
+}
+
+std::optional<Finish> Engine::append(Sequence& s, text::TokenId id) {
+  const SamplingOptions& o = s.request.sampling;
+  if (contains(model_.config.eos, id) || contains(o.stop_tokens, id)) return Finish::stop;
+  s.tokens.push_back(id);
+  ++counts_.new_tokens;
+  if (s.request.each && !s.request.each(id)) return Finish::stop;
+  if (s.made() >= o.max_tokens) return Finish::length;
+  return std::nullopt;
+}
+
+void Engine::run(const std::vector<Share>& shares) {
+  std::vector<std::int64_t> ids, positions, last;
+  std::vector<std::int32_t> ends, lengths;
+  std::size_t most_pages = 0;
+  models::PagedTokens t;
+  for (const auto& [s, tokens] : shares) {
+    for (std::int64_t i = s->cached; i < s->cached + tokens; ++i) {
+      ids.push_back(s->tokens[static_cast<std::size_t>(i)]);
+      positions.push_back(i);
+    }
+    s->cached += tokens;
+    ends.push_back(static_cast<std::int32_t>(ids.size()));
+    lengths.push_back(static_cast<std::int32_t>(s->cached));
+    if (s->left() == 0) last.push_back(static_cast<std::int64_t>(ids.size()) - 1);
+    t.longest = std::max(t.longest, s->cached);
+    most_pages = std::max(most_pages, s->pages.size());
+  }
+  t.tokens = models::make_tokens(ids, ends);
+  t.tokens.positions = at::tensor(positions);
+  t.lengths = at::tensor(lengths, at::kInt);
+  t.pages = at::zeros({static_cast<std::int64_t>(shares.size()),
+                       static_cast<std::int64_t>(most_pages)},
+                      at::kInt);
+  for (std::size_t i = 0; i < shares.size(); ++i)
+    std::copy(shares[i].sequence->pages.begin(), shares[i].sequence->pages.end(),
+              t.pages.data_ptr<std::int32_t>() + i * most_pages);
+  const at::Tensor hidden = models::forward_paged(model_, t, cache_);
+  ++counts_.passes;
+  for (const auto& [s, tokens] : shares) note_full_pages(*s);
+  if (last.empty()) return;
+
+  const at::NoGradGuard no_grad;
+  const at::Tensor rows = hidden.index_select(0, at::tensor(last).to(hidden.device()));
+  const at::Tensor logits = models::logits(model_, rows).to(at::kCPU, at::kFloat).contiguous();
+  std::vector<const Sequence*> ended;
+  std::int64_t row = 0;
+  for (const auto& [s, tokens] : shares) {
+    if (s->left() > 0) continue;
+    const std::span<const float> these(logits.const_data_ptr<float>() + row++ * logits.size(1),
+                                       static_cast<std::size_t>(logits.size(1)));
+    const text::TokenId id = sample(these, s->request.sampling, s->tokens, s->made());
+    if (const auto finish = append(*s, id)) {
+      end(*s, *finish);
+      ended.push_back(s);
+    }
+  }
+  std::erase_if(running_, [&](const std::unique_ptr<Sequence>& s) {
+    return std::find(ended.begin(), ended.end(), s.get()) != ended.end();
+  });
+}
+
+bool Engine::step() {
+  const auto drop = [&](auto& sequences) {
+    std::erase_if(sequences, [&](const std::unique_ptr<Sequence>& s) {
+      const bool over = s->cancelled || s->made() >= s->request.sampling.max_tokens;
+      if (over) end(*s, s->cancelled ? Finish::cancelled : Finish::length);
+      return over;
+    });
+  };
+  drop(running_);
+  drop(waiting_);
+  const std::vector<Share> shares = plan();
+  if (shares.empty()) return false;
+  run(shares);
+  return true;
+}
+
+}  // namespace qad::generate

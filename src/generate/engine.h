@@ -1,0 +1,101 @@
+// Many texts at once: continuous batching over a paged key-value cache (vLLM: Kwon et al. 2023;
+// Orca: Yu et al. 2022). Every pass takes a token of each text that is being written and pieces of
+// prompts that are being read; texts come and go between passes.
+//
+// A text depends on its own request alone: its draws are numbered by its seed and its own tokens.
+// (Products round a row alike whatever rows are beside it, on a CPU from two rows on.)
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "generate/generate.h"
+#include "generate/pages.h"
+#include "models/model.h"
+
+namespace qad::generate {
+
+enum class Finish { stop, length, cancelled };  // an eos or stop token or the caller; max_tokens
+
+struct Request {
+  std::vector<text::TokenId> prompt;
+  SamplingOptions sampling;  // without stop strings, which StreamedText finds
+  // With each new token (eos and stop tokens are not given out); false: enough.
+  std::function<bool(text::TokenId)> each;
+  // Once, when the text has ended, with all its new tokens.
+  std::function<void(Finish, const std::vector<text::TokenId>&)> done;
+};
+
+struct EngineOptions {
+  std::int64_t most_sequences = 64;   // written at once
+  std::int64_t most_tokens = 512;     // of a pass: prompts are read in pieces of no more
+  std::int64_t page_tokens = 16;
+  double cache_bytes = 256 << 20;     // for keys and values
+  bool reuse_prefixes = true;         // of prompts and texts that were read or written before
+};
+
+class Engine {
+ public:
+  // `model` must outlive it.
+  Engine(const models::Model& model, const EngineOptions& options);
+
+  // Queues a request and returns its number. Throws Error for a prompt that is empty, has tokens
+  // that the model lacks or, with max_tokens, needs more pages than there are.
+  std::int64_t add(Request request);
+  // Ends it at the next pass, as the caller of `each` could.
+  void cancel(std::int64_t number);
+  // One pass; false when there is nothing to do.
+  bool step();
+
+  struct Counts {
+    std::int64_t prompt_tokens = 0, reused_tokens = 0;  // of prompts; those found in the cache
+    std::int64_t new_tokens = 0, passes = 0;
+    std::int64_t preemptions = 0;  // texts whose pages others took; they are read again
+  };
+  const Counts& counts() const { return counts_; }
+  std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
+  std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
+
+ private:
+  struct Sequence {
+    std::int64_t number = 0;
+    Request request;
+    std::vector<text::TokenId> tokens;  // prompt and text
+    std::int64_t cached = 0;            // of `tokens`, in the pages
+    std::vector<Pages::Page> pages;
+    std::vector<Pages::Content> contents;  // of its full pages
+    bool cancelled = false;
+    std::int64_t made() const {
+      return static_cast<std::int64_t>(tokens.size() - request.prompt.size());
+    }
+    std::int64_t left() const { return static_cast<std::int64_t>(tokens.size()) - cached; }
+  };
+  struct Share {  // of a pass
+    Sequence* sequence;
+    std::int64_t tokens;
+  };
+  std::vector<Share> plan();
+  bool make_room(Sequence& s, std::int64_t tokens, std::size_t index);
+  void find_prefix(Sequence& s);
+  void preempt_last();
+  void release(Sequence& s);
+  void run(const std::vector<Share>& shares);
+  void note_full_pages(Sequence& s);
+  // Appends a sampled token; whether the text has ended so.
+  std::optional<Finish> append(Sequence& s, text::TokenId id);
+  void end(Sequence& s, Finish finish);
+
+  const models::Model& model_;
+  EngineOptions options_;
+  Pages pages_;
+  models::PagedCache cache_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // in the order of their admission
+  Counts counts_;
+  std::int64_t next_ = 0;
+};
+
+}  // namespace qad::generate

@@ -1,0 +1,162 @@
+// Texts in batches against Transformers' greedy ones and against the same texts alone: whatever
+// else is in the batch, however prompts are cut, whoever has to give up pages.
+#include "generate/engine.h"
+
+#include <gmock/gmock.h>
+
+#include "checkpoint/safetensors.h"
+#include "core/error.h"
+#include "core/random.h"
+#include "generate/golden.h"
+
+namespace qad::generate {
+namespace {
+
+using Ids = std::vector<text::TokenId>;
+
+Ids random_prompt(const models::Model& model, std::uint64_t seed, std::uint64_t length) {
+  Ids ids;
+  Random random{seed, 0};
+  for (std::uint64_t i = 0; i < length; ++i)
+    ids.push_back(static_cast<text::TokenId>(
+        random.below(static_cast<std::uint64_t>(model.config.vocabulary))));
+  return ids;
+}
+
+// The texts of all requests, in their order.
+std::vector<Ids> write(const models::Model& model, const EngineOptions& options,
+                       const std::vector<Request>& requests, Engine::Counts* counts = nullptr) {
+  Engine engine(model, options);
+  std::vector<Ids> texts(requests.size());
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    Request r = requests[i];
+    r.done = [&texts, i](Finish, const Ids& text) { texts[i] = text; };
+    engine.add(std::move(r));
+  }
+  while (engine.step()) {
+  }
+  EXPECT_EQ(engine.running() + engine.waiting(), 0);
+  if (counts != nullptr) *counts = engine.counts();
+  return texts;
+}
+
+class Batches : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(Batches, WriteWhatTransformersWrites) {
+  const Golden golden(GetParam());
+  const Request wanted{golden.prompt, {.max_tokens = 64}, {}, {}};
+  std::vector<Request> requests;
+  for (std::uint64_t i = 0; i < 9; ++i)
+    requests.push_back({random_prompt(golden.model, i, 1 + 7 * i),
+                        {.max_tokens = static_cast<std::int64_t>(20 + 9 * i), .temperature = 1},
+                        {},
+                        {}});
+  requests.insert(requests.begin() + 4, wanted);
+  const double page = models::bytes_of_page(golden.model, 4);
+  Engine::Counts counts;
+  const EngineOptions roomy{.page_tokens = 4, .cache_bytes = 1000 * page},
+      pieces{.most_sequences = 4, .most_tokens = 5, .page_tokens = 4, .cache_bytes = 1000 * page},
+      tight{.page_tokens = 4, .cache_bytes = 60 * page};
+  for (const EngineOptions& options : {roomy, pieces, tight}) {
+    const auto texts = write(golden.model, options, requests, &counts);
+    EXPECT_EQ(texts[4], golden.greedy) << options.cache_bytes << " " << options.most_tokens;
+    EXPECT_EQ(counts.preemptions > 0, options.cache_bytes < 100 * page);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Engine, Batches,
+                         ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
+                                           "mistral"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST(Engine, ATextIsTheSameAloneAndInCompany) {
+  const Golden golden("llama");
+  std::vector<Request> requests;
+  for (std::uint64_t i = 0; i < 12; ++i)
+    requests.push_back({random_prompt(golden.model, i % 3, 30),
+                        {.max_tokens = 25, .temperature = 0.9, .top_p = 0.9, .seed = i},
+                        {},
+                        {}});
+  const auto together = write(golden.model, {}, requests);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    EXPECT_EQ(write(golden.model, {}, {requests[i]})[0], together[i]) << i;
+    if (i >= 3) EXPECT_NE(together[i], together[i - 3]) << "seeds differ";
+  }
+}
+
+TEST(Engine, ABeginningThatWasReadBeforeIsNotReadAgain) {
+  const Golden golden("qwen2");
+  Engine engine(golden.model, {.page_tokens = 4});
+  Ids texts[2];
+  const Ids prompt = random_prompt(golden.model, 5, 22);
+  for (Ids& text : texts) {
+    engine.add({prompt, {.max_tokens = 10}, {}, [&](Finish f, const Ids& ids) {
+                  EXPECT_EQ(f, Finish::length);
+                  text = ids;
+                }});
+    while (engine.step()) {
+    }
+  }
+  EXPECT_EQ(texts[0], texts[1]);
+  EXPECT_EQ(engine.counts().reused_tokens, 20);  // five full pages of 22 tokens
+  EXPECT_EQ(engine.counts().new_tokens, 20);
+}
+
+TEST(Engine, EndsAtStopTokensWhenToldAndWhenCancelled) {
+  Golden golden("llama");
+  std::map<std::string, std::pair<Finish, std::size_t>> ended;
+  const auto noting = [&](const char* name) {
+    return [&ended, name](Finish f, const Ids& ids) { ended[name] = {f, ids.size()}; };
+  };
+  Engine engine(golden.model, {});
+  const auto first = std::find(golden.greedy.begin(), golden.greedy.end(), golden.greedy[5]);
+  SamplingOptions stop{.max_tokens = 64};
+  stop.stop_tokens = {golden.greedy[5]};
+  engine.add({golden.prompt, stop, {}, noting("stop token")});
+  engine.add({golden.prompt, {.max_tokens = 64}, [](text::TokenId) { return false; },
+              noting("told")});
+  engine.add({golden.prompt, {.max_tokens = 0}, {}, noting("nothing")});
+  const auto cancelled = engine.add({golden.prompt, {.max_tokens = 64}, {}, noting("cancelled")});
+  engine.step();
+  engine.cancel(cancelled);
+  while (engine.step()) {
+  }
+  using Pair = std::pair<Finish, std::size_t>;
+  EXPECT_EQ(ended.at("stop token"),
+            Pair(Finish::stop, static_cast<std::size_t>(first - golden.greedy.begin())));
+  EXPECT_EQ(ended.at("told"), Pair(Finish::stop, 1));
+  EXPECT_EQ(ended.at("nothing"), Pair(Finish::length, 0));
+  EXPECT_EQ(ended.at("cancelled"), Pair(Finish::cancelled, 1));
+
+  EXPECT_THROW(engine.add({{}, {}, {}, {}}), Error);
+  EXPECT_THROW(engine.add({{static_cast<text::TokenId>(golden.model.config.vocabulary)}, {}, {}, {}}),
+               Error);
+  EXPECT_THROW(engine.add({{1}, {.max_tokens = 1 << 30}, {}, {}}), Error);
+}
+
+TEST(Pages, AreFoundByWhatTheyHoldUntilTheirRoomIsWanted) {
+  Pages pages(3, 2);
+  const Ids ab{1, 2}, cd{3, 4};
+  const auto first = pages.take(), second = pages.take();
+  const auto content = pages.filled(*first, 0, ab);
+  const auto behind = pages.filled(*second, content, cd);
+  EXPECT_NE(content, behind);
+  EXPECT_FALSE(pages.find(0, cd));  // the same tokens behind others
+  EXPECT_EQ(pages.find(content, cd)->page, *second);
+  pages.release(*second);
+  pages.release(*second);
+  pages.release(*first);
+  EXPECT_EQ(pages.free(), 3);
+  EXPECT_EQ(pages.find(0, ab)->page, *first);
+  // What nobody knows goes first, then what was released first.
+  const auto third = pages.take();
+  EXPECT_NE(*third, *second);
+  EXPECT_TRUE(pages.find(content, cd));
+  pages.release(*second);
+  EXPECT_EQ(*pages.take(), *second);
+  EXPECT_FALSE(pages.find(content, cd));
+  EXPECT_FALSE(pages.take());
+  EXPECT_THROW(Pages(0, 2), Error);
+}
+
+}  // namespace
+}  // namespace qad::generate

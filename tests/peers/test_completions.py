@@ -1,0 +1,79 @@
+"""Files of prompts: texts as Transformers writes them, resumed after a kill, the same in batches of any size."""
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import ROOT, qad
+
+TEXT = (ROOT / "data/tinystories/validation.txt").read_text().split("<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory):
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    starts = [story.strip().replace("\n", " ")[:10 + 7 * i] for i, story in enumerate(TEXT[:12])]
+    file.write_text("".join(start + "\n" for start in starts))
+    return file
+
+
+def complete(model, prompts, out, *more, ok=True):
+    said = qad("generate", model, "--prompts", prompts, "-o", out, *more, ok=ok)
+    if not ok:
+        return said
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    found = {(line["index"], line["sample"]): line for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+@torch.no_grad()
+def test_greedy_texts_are_transformers_over_200_tokens(tokenizer_files, prompts, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tokenizer_files, dtype=torch.float32)
+    ours = complete(tokenizer_files, prompts, tmp_path / "a.jsonl", "--max-tokens", 200)
+    alone = complete(tokenizer_files, prompts, tmp_path / "b.jsonl", "--max-tokens", 200, "--batch-size", 1)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_files)
+    for (index, sample), line in ours.items():
+        assert sample == 0 and alone[index, 0]["token_ids"] == line["token_ids"]
+        ids = tokenizer(line["prompt"], return_tensors="pt").input_ids
+        theirs = model.generate(ids, max_new_tokens=200, do_sample=False, pad_token_id=0)[0, ids.shape[1]:].tolist()
+        assert line["token_ids"] == theirs[:len(line["token_ids"])]
+        ended = len(line["token_ids"]) < 200
+        assert line["finish_reason"] == ("stop" if ended else "length")
+        if ended:
+            assert theirs[len(line["token_ids"])] == model.generation_config.eos_token_id
+
+
+def test_a_cut_file_is_completed_and_others_are_refused(tokenizer_files, prompts, tmp_path):
+    flags = ("--max-tokens", 40, "--temperature", 0.9, "--top-p", 0.95, "--samples", 3, "--seed", 5)
+    whole = complete(tokenizer_files, prompts, tmp_path / "whole.jsonl", *flags)
+    assert len(whole) == 36 and len({line["completion"] for line in whole.values()}) > 30
+    text = (tmp_path / "whole.jsonl").read_bytes()
+    for cut in (0, 1, len(text) // 3, len(text) - 1):
+        (tmp_path / "cut.jsonl").write_bytes(text[:cut])
+        assert complete(tokenizer_files, prompts, tmp_path / "cut.jsonl", *flags, "--batch-size", 7) == whole
+    error = complete(tokenizer_files, prompts, tmp_path / "whole.jsonl", *flags, "--temperature", 0.8, ok=False)
+    assert "another sampling" in error and "whole.jsonl" in error
+    (tmp_path / "other.txt").write_text("One\nTwo\n")
+    error = complete(tokenizer_files, tmp_path / "other.txt", tmp_path / "whole.jsonl", *flags, ok=False)
+    assert "other prompts" in error
+    assert (tmp_path / "whole.jsonl").read_bytes() == text
+
+
+def test_stop_strings_end_a_text_before_them(tokenizer_files, prompts, tmp_path):
+    free = complete(tokenizer_files, prompts, tmp_path / "free.jsonl", "--max-tokens", 60)
+    stopped = complete(tokenizer_files, prompts, tmp_path / "stop.jsonl", "--max-tokens", 60, "--stop", "the", "--stop", "She")
+    for place, line in free.items():
+        ends = [line["completion"].find(stop) for stop in ("the", "She") if stop in line["completion"]]
+        expected = line["completion"][:min(ends)] if ends else line["completion"]
+        assert stopped[place]["completion"] == expected
+        assert stopped[place]["finish_reason"] == ("stop" if ends else line["finish_reason"])
+
+
+def test_bad_prompts_are_refused(tokenizer_files, tmp_path):
+    for name, content, word in (("a.txt", "", "no prompts"), ("a.jsonl", '{"text": "a"}\n', "a.jsonl:1"),
+                                ("a.csv", "a", ".txt or .jsonl")):
+        (tmp_path / name).write_text(content)
+        assert word in complete(tokenizer_files, tmp_path / name, tmp_path / "out.jsonl", ok=False)
+    assert not (tmp_path / "out.jsonl").exists()
