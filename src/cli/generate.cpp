@@ -2,6 +2,7 @@
 #include "generate/generate.h"
 
 #include <cstdio>
+#include <utility>
 
 #include "cli/commands.h"
 #include "core/error.h"
@@ -38,9 +39,14 @@ void add_generate(CLI::App& app) {
   command.flag("--chat", o->chat, "the prompt is a user's message, rendered by the chat template");
   command.number("--max-tokens", o->sampling.max_tokens, "new tokens at most");
   command.number("--temperature", o->sampling.temperature, "0: greedy");
-  command.number("--top-p", o->sampling.top_p, "share of the probability to sample from", 0., 1.);
   command.number("--top-k", o->sampling.top_k, "likeliest tokens to sample from; 0: all");
+  command.number("--top-p", o->sampling.top_p, "share of the probability to sample from", 0., 1.);
+  command.number("--min-p", o->sampling.min_p,
+                 "least probability to sample from, as a share of the largest; 0: any", 0., 1.);
+  command.number("--repetition-penalty", o->sampling.repetition_penalty,
+                 "divides positive and multiplies negative logits of tokens seen; 1: off");
   command.number("--seed", o->sampling.seed, "of the samples");
+  command.repeated("--stop", o->sampling.stop, "text to end before; may be repeated");
   add_compute_options(command, o->compute);
   command.run([o] {
     apply(o->compute);
@@ -49,19 +55,14 @@ void add_generate(CLI::App& app) {
     const auto prompt = prompt_ids(*o, loaded.tokenizer);
     check(!prompt.empty(), "generate",
           "the prompt has no tokens, and the tokenizer adds no BOS; say --prompt TEXT");
-    generate::TextStream stream(loaded.tokenizer, prompt);
-    const auto print = [](const std::string& text) {
-      fmt::print("{}", text);
+    // The prompt comes with the first piece: an error leaves stdout empty.
+    std::string before = o->chat ? std::string() : o->prompt;
+    const auto print = [&](const std::string& text) {
+      fmt::print("{}{}", std::exchange(before, {}), text);
       std::fflush(stdout);
     };
-    bool begun = o->chat;
-    generate::generate(loaded.model, prompt, o->sampling, [&](text::TokenId id) {
-      if (!begun) print(o->prompt);
-      begun = true;
-      print(stream.next(id));
-      return true;
-    });
-    print(stream.rest() + "\n");
+    generate::generate_text(loaded.model, loaded.tokenizer, prompt, o->sampling, print);
+    print("\n");
     return 0;
   });
 }
