@@ -29,7 +29,8 @@ void Command::optional(const std::string& names, std::optional<std::string>& val
 
 void Command::repeated(const std::string& names, std::vector<std::string>& values,
                        const std::string& help) {
-  app_->add_option(names, values, help)->take_all()->group(group_);
+  // One value each time: "--stop END model" must not take the model, too.
+  app_->add_option(names, values, help)->take_all()->allow_extra_args(false)->group(group_);
 }
 
 void Command::choice(const std::string& names, std::string& value,

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "generate/stop.h"
 
 namespace qad::generate {
 
@@ -12,27 +13,45 @@ std::vector<text::TokenId> generate(const models::Model& model,
                                     const SamplingOptions& o,
                                     const std::function<bool(text::TokenId)>& each) {
   check(!prompt.empty(), "generate", "expected a prompt of at least one token");
-  check(o.temperature >= 0 && o.top_p > 0 && o.top_p <= 1 && o.top_k >= 0 && o.max_tokens >= 0,
-        "generate",
-        "expected temperature >= 0, 0 < top_p <= 1, top_k >= 0 and max_tokens >= 0, found {}, {}, "
-        "{} and {}",
-        o.temperature, o.top_p, o.top_k, o.max_tokens);
+  check(o.stop.empty(), "generate", "stop: stop strings need text; call generate_text");
+  validate(o, model.config.vocabulary);
+  std::vector<std::int64_t> ends = model.config.eos;
+  ends.insert(ends.end(), o.stop_tokens.begin(), o.stop_tokens.end());
   const at::NoGradGuard no_grad;
   models::KvCache cache;
-  std::vector<text::TokenId> out;
+  std::vector<text::TokenId> seen = prompt;
+  const auto made = [&] { return static_cast<std::int64_t>(seen.size() - prompt.size()); };
   std::vector<text::TokenId> ids = prompt;
-  while (static_cast<std::int64_t>(out.size()) < o.max_tokens) {
+  while (made() < o.max_tokens) {
     const at::Tensor hidden = models::forward_cached(model, ids, cache);
     const at::Tensor last = hidden.narrow(0, hidden.size(0) - 1, 1);
-    const text::TokenId id =
-        sample(models::logits(model, last), o, static_cast<std::int64_t>(out.size()));
-    const auto& eos = model.config.eos;
-    if (std::find(eos.begin(), eos.end(), id) != eos.end()) break;
-    out.push_back(id);
+    const at::Tensor row = models::logits(model, last).to(at::kCPU, at::kFloat).contiguous();
+    const std::span logits(row.const_data_ptr<float>(), static_cast<std::size_t>(row.numel()));
+    const text::TokenId id = sample(logits, o, seen, made());
+    if (std::find(ends.begin(), ends.end(), id) != ends.end()) break;
+    seen.push_back(id);
     if (each && !each(id)) break;
     ids = {id};
   }
-  return out;
+  return {seen.begin() + static_cast<std::ptrdiff_t>(prompt.size()), seen.end()};
+}
+
+void generate_text(const models::Model& model, const text::Tokenizer& tokenizer,
+                   const std::vector<text::TokenId>& prompt, const SamplingOptions& options,
+                   const std::function<void(const std::string&)>& each) {
+  StopStrings stop(options.stop);
+  TextStream stream(tokenizer, prompt);
+  const auto give = [&](const std::string& text) {
+    if (!text.empty()) each(text);
+  };
+  SamplingOptions of_ids = options;
+  of_ids.stop.clear();
+  generate(model, prompt, of_ids, [&](text::TokenId id) {
+    give(stop.next(stream.next(id)));
+    return !stop.found();
+  });
+  give(stop.next(stream.rest()));
+  give(stop.rest());
 }
 
 TextStream::TextStream(text::Tokenizer tokenizer, std::vector<text::TokenId> context)

@@ -1,13 +1,12 @@
-// Greedy text against Transformers' generate (tests/golden/models.py), sampling against the
-// distribution, and streams against whole decodes.
+// Greedy text against Transformers' generate (tests/golden/models.py), and streams against whole
+// decodes.
 #include "generate/generate.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
-#include <map>
 
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
@@ -53,38 +52,40 @@ TEST_P(Greedy, IsTransformers) {
             1u);
   EXPECT_THROW(generate(model, {}, {}), Error);
   EXPECT_THROW(generate(model, prompt, {.top_p = 0}), Error);
+  EXPECT_THROW(generate(model, prompt, {.stop = {"a"}}), Error);  // ids have no stop strings
+
+  // A stop token ends a text as an eos does, and a penalty of 1 is none.
+  const SamplingOptions o{.max_tokens = 64, .repetition_penalty = 1, .stop_tokens = {want[5]}};
+  EXPECT_EQ(static_cast<std::ptrdiff_t>(generate(model, prompt, o).size()), first);
 }
 INSTANTIATE_TEST_SUITE_P(Generate, Greedy,
                          ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
                                            "mistral"),
                          [](const auto& info) { return std::string(info.param); });
 
-std::map<text::TokenId, int> draw(const at::Tensor& logits, const SamplingOptions& o, int n) {
-  std::map<text::TokenId, int> counts;
-  for (int i = 0; i < n; ++i) ++counts[sample(logits, o, i)];
-  return counts;
-}
-
-TEST(Sample, FollowsTheDistribution) {
-  const at::Tensor logits = at::log(at::tensor({0.5f, 0.3f, 0.15f, 0.05f}));
-  auto counts = draw(logits, {.temperature = 1, .seed = 3}, 10'000);
-  const double p[] = {0.5, 0.3, 0.15, 0.05};
-  for (int i = 0; i < 4; ++i) EXPECT_NEAR(counts[i], 10'000 * p[i], 250) << i;  // 5 deviations
-  // Half the temperature squares the odds: 0.25 to 0.09.
-  counts = draw(logits, {.temperature = 0.5, .top_k = 2, .seed = 3}, 10'000);
-  EXPECT_EQ(counts.size(), 2u);
-  EXPECT_NEAR(counts[0], 10'000 * 0.25 / 0.34, 250);
-  // The fewest tokens that reach 0.7 are two; 0.4 needs one.
-  EXPECT_EQ(draw(logits, {.temperature = 1, .top_p = 0.7}, 1000).size(), 2u);
-  EXPECT_EQ(draw(logits, {.temperature = 1, .top_p = 0.4}, 1000).size(), 1u);
-}
-
-TEST(Sample, IsRepeatableAndRefusesNaN) {
-  const at::Tensor logits = at::zeros({50});
-  EXPECT_EQ(sample(logits, {.temperature = 1, .seed = 1}, 9),
-            sample(logits, {.temperature = 1, .seed = 1}, 9));
-  EXPECT_EQ(sample(logits, {}, 0), 0);  // the first of equals
-  EXPECT_THROW(sample(at::full({3}, NAN), {}, 0), Error);
+// Prompt and output are penalised: each token against the likeliest of a whole forward pass with
+// the rule written out.
+TEST(Generate, PenalisesWhatPromptAndOutputHave) {
+  const fs::path folder = kGolden / "llama";
+  models::Model model = models::load(checkpoint::open(folder));
+  model.config.eos.clear();
+  const auto prompt = ids_in(folder / "expected.safetensors", "ids1");
+  const auto got = generate(model, prompt, {.max_tokens = 12, .repetition_penalty = 1.5});
+  ASSERT_EQ(got.size(), 12u);
+  EXPECT_NE(got, generate(model, prompt, {.max_tokens = 12}));
+  auto seen = prompt;
+  for (const text::TokenId id : got) {
+    models::KvCache cache;
+    const at::NoGradGuard no_grad;
+    const at::Tensor hidden = models::forward_cached(model, seen, cache);
+    at::Tensor row = models::logits(model, hidden.narrow(0, hidden.size(0) - 1, 1)).view({-1});
+    row = row.to(at::kFloat).clone();
+    const at::Tensor of = at::tensor(std::vector<std::int64_t>(seen.begin(), seen.end()));
+    const at::Tensor score = row.index_select(0, of);
+    row.index_copy_(0, of, at::where(score < 0, score * 1.5, score / 1.5));
+    EXPECT_EQ(id, row.argmax().item<std::int64_t>());
+    seen.push_back(id);
+  }
 }
 
 // GPT-2's byte alphabet for the bytes used here: each byte is one token, so every character of more
@@ -124,6 +125,31 @@ text::Tokenizer byte_tokenizer() {
                        {"use_regex", true}}},
                      {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
   return text::tokenizer_from_json(file, Json::object());
+}
+
+// The golden model's 96 ids are the bytes below 96 to the byte tokenizer.
+TEST(GenerateText, EndsBeforeAStopString) {
+  const fs::path folder = kGolden / "llama";
+  models::Model model = models::load(checkpoint::open(folder));
+  model.config.eos.clear();
+  const auto prompt = ids_in(folder / "expected.safetensors", "ids1");
+  const auto ids = ids_in(folder / "expected.safetensors", "greedy");
+  const std::string whole(ids.begin(), ids.end());
+  const auto made = [&](const SamplingOptions& o) {
+    std::string text;
+    generate_text(model, byte_tokenizer(), prompt, o, [&](const std::string& piece) {
+      EXPECT_FALSE(piece.empty());
+      text += piece;
+    });
+    return text;
+  };
+  const auto most = static_cast<std::int64_t>(ids.size());
+  EXPECT_EQ(made({.max_tokens = most}), whole);
+  const std::string stop = whole.substr(7, 3);  // three tokens
+  EXPECT_EQ(made({.max_tokens = most, .stop = {stop}}), whole.substr(0, whole.find(stop)));
+  // One that never comes is held back and given at the end.
+  EXPECT_EQ(made({.max_tokens = most, .stop = {whole.substr(most - 2) + "!"}}), whole);
+  EXPECT_THROW(made({.stop = {""}}), Error);
 }
 
 TEST(TextStream, NeverCutsACharacter) {
