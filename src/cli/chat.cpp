@@ -11,7 +11,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "generate/engine.h"
-#include "generate/stop.h"
+#include "generate/streamed_text.h"
 #include "recipe/steps.h"
 #include "text/chat_template.h"
 
@@ -115,7 +115,8 @@ void add_chat(CLI::App& app) {
   command.required("model", o->model, "checkpoint with a chat template, BF16 or NVFP4");
   command.text("--system", o->system, "what the assistant is told first");
   add_sampling_options(command, o->sampling);
-  command.number("--cache-gb", o->cache_gb, "memory for keys and values, which bounds how long it remembers");
+  command.number("--cache-gb", o->cache_gb,
+                 "memory for keys and values, which bounds how long it remembers");
   add_compute_options(command, o->compute);
   command.run([o] {
     apply(o->compute);

@@ -94,8 +94,7 @@ void Engine::preempt_last() {
 
 // Pages for `tokens` more, if need be those of sequences behind running_[index].
 bool Engine::make_room(Sequence& s, std::int64_t tokens, std::size_t index) {
-  const auto wanted =
-      static_cast<std::size_t>(divide_up(s.cached + tokens, options_.page_tokens));
+  const auto wanted = static_cast<std::size_t>(divide_up(s.cached + tokens, options_.page_tokens));
   while (s.pages.size() < wanted) {
     if (const auto page = pages_.take()) {
       s.pages.push_back(*page);
@@ -113,10 +112,9 @@ void Engine::find_prefix(Sequence& s) {
   if (!options_.reuse_prefixes) return;
   const std::int64_t size = options_.page_tokens;
   while (s.cached + size < static_cast<std::int64_t>(s.tokens.size())) {
-    const auto found =
-        pages_.find(s.contents.empty() ? 0 : s.contents.back(),
-                    std::span(s.tokens).subspan(static_cast<std::size_t>(s.cached),
-                                                static_cast<std::size_t>(size)));
+    const auto found = pages_.find(s.contents.empty() ? 0 : s.contents.back(),
+                                   std::span(s.tokens).subspan(static_cast<std::size_t>(s.cached),
+                                                               static_cast<std::size_t>(size)));
     if (!found) break;
     s.pages.push_back(found->page);
     s.contents.push_back(found->content);
@@ -130,9 +128,9 @@ std::vector<Engine::Share> Engine::plan() {
   const auto take = [&](std::size_t index) {
     Sequence& s = *running_[index];
     // A prompt leaves the texts behind it their token.
-    const std::int64_t behind = std::count_if(
-        running_.begin() + static_cast<std::ptrdiff_t>(index) + 1, running_.end(),
-        [](const std::unique_ptr<Sequence>& other) { return other->left() == 1; });
+    const std::int64_t behind =
+        std::count_if(running_.begin() + static_cast<std::ptrdiff_t>(index) + 1, running_.end(),
+                      [](const std::unique_ptr<Sequence>& other) { return other->left() == 1; });
     const std::int64_t tokens = std::min(s.left(), std::max<std::int64_t>(budget - behind, 1));
     if (budget == 0 || !make_room(s, tokens, index)) return false;
     shares.push_back({&s, tokens});
@@ -201,9 +199,8 @@ void Engine::run(const std::vector<Share>& shares) {
   t.tokens = models::make_tokens(ids, ends);
   t.tokens.positions = at::tensor(positions);
   t.lengths = at::tensor(lengths, at::kInt);
-  t.pages = at::zeros({static_cast<std::int64_t>(shares.size()),
-                       static_cast<std::int64_t>(most_pages)},
-                      at::kInt);
+  t.pages = at::zeros(
+      {static_cast<std::int64_t>(shares.size()), static_cast<std::int64_t>(most_pages)}, at::kInt);
   for (std::size_t i = 0; i < shares.size(); ++i)
     std::copy(shares[i].sequence->pages.begin(), shares[i].sequence->pages.end(),
               t.pages.data_ptr<std::int32_t>() + i * most_pages);

@@ -30,11 +30,11 @@ struct Request {
 };
 
 struct EngineOptions {
-  std::int64_t most_sequences = 64;   // written at once
-  std::int64_t most_tokens = 512;     // of a pass: prompts are read in pieces of no more
+  std::int64_t most_sequences = 64;  // written at once
+  std::int64_t most_tokens = 512;    // of a pass: prompts are read in pieces of no more
   std::int64_t page_tokens = 16;
-  double cache_bytes = 256 << 20;     // for keys and values
-  bool reuse_prefixes = true;         // of prompts and texts that were read or written before
+  double cache_bytes = 256 << 20;  // for keys and values
+  bool reuse_prefixes = true;      // of prompts and texts that were read or written before
 };
 
 class Engine {

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "generate/stop.h"
+#include "generate/streamed_text.h"
 
 namespace qad::generate {
 
@@ -39,19 +39,17 @@ std::vector<text::TokenId> generate(const models::Model& model,
 void generate_text(const models::Model& model, const text::Tokenizer& tokenizer,
                    const std::vector<text::TokenId>& prompt, const SamplingOptions& options,
                    const std::function<void(const std::string&)>& each) {
-  StopStrings stop(options.stop);
-  TextStream stream(tokenizer, prompt);
-  const auto give = [&](const std::string& text) {
-    if (!text.empty()) each(text);
+  StreamedText text(tokenizer, prompt, options.stop);
+  const auto give = [&](const std::string& piece) {
+    if (!piece.empty()) each(piece);
   };
   SamplingOptions of_ids = options;
   of_ids.stop.clear();
   generate(model, prompt, of_ids, [&](text::TokenId id) {
-    give(stop.next(stream.next(id)));
-    return !stop.found();
+    give(text.add(id));
+    return !text.stopped();
   });
-  give(stop.next(stream.rest()));
-  give(stop.rest());
+  give(text.end());
 }
 
 TextStream::TextStream(text::Tokenizer tokenizer, std::vector<text::TokenId> context)

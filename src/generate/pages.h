@@ -1,8 +1,8 @@
 // The pages of a key-value cache: who holds which, and which hold a beginning that another sequence
 // has, too, and need not be computed again.
 //
-// A full page is known by the tokens in it and by the page before it. A page that nobody holds keeps
-// what is in it until its room is wanted; the one that has waited longest goes first.
+// A full page is known by the tokens in it and by the page before it. A page that nobody holds
+// keeps what is in it until its room is wanted; the one that has waited longest goes first.
 #pragma once
 
 #include <cstdint>
@@ -44,7 +44,7 @@ class Pages {
   using Key = std::pair<Content, std::vector<text::TokenId>>;
   struct Slot {
     std::int64_t holders = 0;
-    std::list<Page>::iterator place;                 // in unheld_, while nobody holds it
+    std::list<Page>::iterator place;                      // in unheld_, while nobody holds it
     std::optional<std::map<Key, Found>::iterator> known;  // its line in the index
   };
   void hold(Page page);

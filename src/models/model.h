@@ -117,8 +117,8 @@ struct KvCache {
 };
 
 // Keys and values of many sequences, in pages that a sequence takes as it grows (PagedAttention,
-// Kwon et al. 2023). Per layer [pages, page_tokens, kv_heads, head_dim], undefined where a layer has
-// no attention.
+// Kwon et al. 2023). Per layer [pages, page_tokens, kv_heads, head_dim], undefined where a layer
+// has no attention.
 struct PagedCache {
   std::int64_t pages = 0, page_tokens = 0;
   std::vector<at::Tensor> keys, values;
@@ -128,9 +128,9 @@ double bytes_of_page(const Model& model, std::int64_t page_tokens);
 
 // New tokens of S sequences, one behind the other, and where the cache has the rest of each.
 struct PagedTokens {
-  Tokens tokens;         // a document is a sequence's new tokens; positions count from its beginning
-  at::Tensor lengths;    // int32 [S], with the new tokens
-  at::Tensor pages;      // int32 [S, P]: the pages of each in order
+  Tokens tokens;       // a document is a sequence's new tokens; positions count from its beginning
+  at::Tensor lengths;  // int32 [S], with the new tokens
+  at::Tensor pages;    // int32 [S, P]: the pages of each in order
   std::int64_t longest = 0;  // of the lengths
 };
 

@@ -8,7 +8,7 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "core/random.h"
-#include "generate/stop.h"
+#include "generate/streamed_text.h"
 #include "report/events.h"
 #include "text/chat_template.h"
 
@@ -38,8 +38,7 @@ std::vector<Json> read_prompts(const fs::path& file, bool chat) {
                                  : Json{{"prompt", json["prompt"]}});
     }
     if (chat && prompts.back().contains("prompt"))
-      prompts.back() = {
-          {"messages", {{{"role", "user"}, {"content", prompts.back()["prompt"]}}}}};
+      prompts.back() = {{"messages", {{{"role", "user"}, {"content", prompts.back()["prompt"]}}}}};
   }
   check(!prompts.empty(), kOperation, "{}: no prompts; the file is empty", file.string());
   return prompts;
@@ -63,10 +62,14 @@ std::vector<text::TokenId> tokens_of(const Json& prompt, const LoadedModel& load
 }
 
 Json to_json(const generate::SamplingOptions& o) {
-  return {{"max_tokens", o.max_tokens}, {"temperature", o.temperature},
-          {"top_k", o.top_k},           {"top_p", o.top_p},
-          {"min_p", o.min_p},           {"repetition_penalty", o.repetition_penalty},
-          {"seed", o.seed},             {"stop", o.stop},
+  return {{"max_tokens", o.max_tokens},
+          {"temperature", o.temperature},
+          {"top_k", o.top_k},
+          {"top_p", o.top_p},
+          {"min_p", o.min_p},
+          {"repetition_penalty", o.repetition_penalty},
+          {"seed", o.seed},
+          {"stop", o.stop},
           {"stop_tokens", o.stop_tokens}};
 }
 
@@ -121,15 +124,16 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
     generate::Request request;
     request.prompt = tokens_of(prompt, loaded, chat, static_cast<std::size_t>(index));
     request.sampling = job.sampling;
-    request.sampling.seed = random_bits(random_bits(job.sampling.seed, static_cast<std::uint64_t>(index)),
-                                        static_cast<std::uint64_t>(sample));
+    request.sampling.seed =
+        random_bits(random_bits(job.sampling.seed, static_cast<std::uint64_t>(index)),
+                    static_cast<std::uint64_t>(sample));
     request.sampling.stop.clear();
     struct Text {
       generate::StreamedText stream;
       std::string so_far;
     };
-    const auto text = std::make_shared<Text>(
-        Text{{loaded.tokenizer, request.prompt, job.sampling.stop}, {}});
+    const auto text =
+        std::make_shared<Text>(Text{{loaded.tokenizer, request.prompt, job.sampling.stop}, {}});
     request.each = [text](text::TokenId id) {
       text->so_far += text->stream.add(id);
       return !text->stream.stopped();
@@ -158,9 +162,10 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
     const double took = seconds(), done = static_cast<double>(result.completions);
     const double left = static_cast<double>(all - result.earlier - result.completions);
     progress.show(
-        fmt::format("{} of {} completions  {} tokens/s{}", result.earlier + result.completions, all,
-                    human_count(static_cast<double>(engine.counts().new_tokens) / std::max(took, 1e-9)),
-                    done > 0 && !last ? fmt::format("  {} left", human_time(left * took / done)) : ""),
+        fmt::format(
+            "{} of {} completions  {} tokens/s{}", result.earlier + result.completions, all,
+            human_count(static_cast<double>(engine.counts().new_tokens) / std::max(took, 1e-9)),
+            done > 0 && !last ? fmt::format("  {} left", human_time(left * took / done)) : ""),
         last);
   };
   for (;;) {

@@ -6,40 +6,24 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
 
-#include "checkpoint/safetensors.h"
 #include "core/error.h"
+#include "generate/golden.h"
 
 namespace qad::generate {
 namespace {
 
-const fs::path kGolden = fs::path(QAD_SOURCE_DIR) / "tests/golden/models";
-
-std::vector<text::TokenId> ids_in(const fs::path& file, std::string_view name) {
-  const auto read = checkpoint::read_safetensors(file);
-  for (const checkpoint::Tensor& t : read.tensors) {
-    if (t.name != name) continue;
-    std::vector<std::int64_t> ids(static_cast<std::size_t>(t.elements()));
-    std::memcpy(ids.data(), t.raw.data(), t.raw.size());
-    return {ids.begin(), ids.end()};
-  }
-  throw Error("no such tensor");
-}
-
 class Greedy : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(Greedy, IsTransformers) {
-  const fs::path folder = kGolden / GetParam();
-  models::Model model = models::load(checkpoint::open(folder));
-  model.config.eos.clear();
-  const auto prompt = ids_in(folder / "expected.safetensors", "ids1");
+  Golden golden(GetParam());
+  models::Model& model = golden.model;
+  const auto &prompt = golden.prompt, &want = golden.greedy;
   std::vector<text::TokenId> streamed;
   const auto got = generate(model, prompt, {.max_tokens = 64}, [&](text::TokenId id) {
     streamed.push_back(id);
     return true;
   });
-  const auto want = ids_in(folder / "expected.safetensors", "greedy");
   EXPECT_EQ(got, want);
   EXPECT_EQ(streamed, want);
 
@@ -66,10 +50,9 @@ INSTANTIATE_TEST_SUITE_P(Generate, Greedy,
 // Prompt and output are penalised: each token against the likeliest of a whole forward pass with
 // the rule written out.
 TEST(Generate, PenalisesWhatPromptAndOutputHave) {
-  const fs::path folder = kGolden / "llama";
-  models::Model model = models::load(checkpoint::open(folder));
-  model.config.eos.clear();
-  const auto prompt = ids_in(folder / "expected.safetensors", "ids1");
+  const Golden golden("llama");
+  const models::Model& model = golden.model;
+  const auto& prompt = golden.prompt;
   const auto got = generate(model, prompt, {.max_tokens = 12, .repetition_penalty = 1.5});
   ASSERT_EQ(got.size(), 12u);
   EXPECT_NE(got, generate(model, prompt, {.max_tokens = 12}));
@@ -129,11 +112,9 @@ text::Tokenizer byte_tokenizer() {
 
 // The golden model's 96 ids are the bytes below 96 to the byte tokenizer.
 TEST(GenerateText, EndsBeforeAStopString) {
-  const fs::path folder = kGolden / "llama";
-  models::Model model = models::load(checkpoint::open(folder));
-  model.config.eos.clear();
-  const auto prompt = ids_in(folder / "expected.safetensors", "ids1");
-  const auto ids = ids_in(folder / "expected.safetensors", "greedy");
+  const Golden golden("llama");
+  const models::Model& model = golden.model;
+  const auto &prompt = golden.prompt, &ids = golden.greedy;
   const std::string whole(ids.begin(), ids.end());
   const auto made = [&](const SamplingOptions& o) {
     std::string text;

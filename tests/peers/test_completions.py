@@ -53,7 +53,8 @@ def test_a_cut_file_is_completed_and_others_are_refused(tokenizer_files, prompts
     for cut in (0, 1, len(text) // 3, len(text) - 1):
         (tmp_path / "cut.jsonl").write_bytes(text[:cut])
         assert complete(tokenizer_files, prompts, tmp_path / "cut.jsonl", *flags, "--batch-size", 7) == whole
-    error = complete(tokenizer_files, prompts, tmp_path / "whole.jsonl", *flags, "--temperature", 0.8, ok=False)
+    colder = ("--max-tokens", 40, "--temperature", 0.8)
+    error = complete(tokenizer_files, prompts, tmp_path / "whole.jsonl", *colder, ok=False)
     assert "another sampling" in error and "whole.jsonl" in error
     (tmp_path / "other.txt").write_text("One\nTwo\n")
     error = complete(tokenizer_files, tmp_path / "other.txt", tmp_path / "whole.jsonl", *flags, ok=False)
