@@ -87,6 +87,23 @@ void attention(Type type, const AttentionShape& shape, const void* qkv, void* ou
 void attention_backward(Type type, const AttentionShape& shape, const void* grad, const void* qkv,
                         const float* lse, void* dqkv, float* delta, cudaStream_t stream);
 
+// One attention over a paged cache, as ops::paged_attention describes it; of head sizes up to
+// kMaxHeadDim. A query is NaN whose sequence reads a page below 0 or not below pages_held.
+struct PagedShape {
+  std::int64_t tokens, heads, kv_heads, dim, sequences;
+  std::int64_t pages_each, pages_held, page_tokens;  // pages_each: of a sequence, in `pages`
+  std::int64_t longest_new, longest;
+  // on the device: [sequences + 1], [sequences], [sequences, pages_each]
+  const std::int32_t *starts, *lengths, *pages;
+  float scale;
+};
+// Into how many parts a context is cut, so that few sequences fill the device.
+int paged_attention_splits(const PagedShape& shape);
+// partial: scratch for splits * tokens * heads * (dim + 2) floats, 8-byte aligned; none for 1
+// split.
+void paged_attention(Type type, const PagedShape& shape, const void* qkv, void* keys, void* values,
+                     int splits, float* partial, void* out, cudaStream_t stream);
+
 // Rows of logits of the head, and what becomes of them.
 struct HeadRows {
   Type type;            // of the logits

@@ -1,14 +1,11 @@
 // Causal grouped-query attention within documents: the operator around attention_kernel. Work is
 // handed out by document and key-value head, each computed the same on any thread, so packing and
 // thread count change no bit.
-#include <hwy/aligned_allocator.h>
-
-#include <atomic>
-
 #include "ops/attention_kernel.h"
 #include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/ops.h"
+#include "ops/tasks.h"
 
 namespace qad::ops {
 namespace {
@@ -70,17 +67,6 @@ AttentionHeads heads_of(const Shape& s, const float* qkv, std::int64_t document,
           .scale = s.scale};
 }
 
-// Calls f(task, scratch) for each task; whichever thread is free takes the next one.
-template <class F>
-void for_tasks(const Shape& s, std::int64_t tasks, F&& f) {
-  std::atomic<std::int64_t> next = 0;
-  at::parallel_for(
-      0, std::min<std::int64_t>(tasks, at::get_num_threads()), 1, [&](std::int64_t, std::int64_t) {
-        const auto scratch = hwy::AllocateAligned<float>(attention_scratch(s.longest, s.dim));
-        for (std::int64_t t = next++; t < tasks; t = next++) f(t, scratch.get());
-      });
-}
-
 std::tuple<Tensor, Tensor> attention_cpu(const Tensor& qkv, const Tensor& cu_seqlens,
                                          std::int64_t longest, std::int64_t heads,
                                          std::int64_t kv_heads, double scale) {
@@ -94,12 +80,15 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& qkv, const Tensor& cu_seq
   // Heads of a group share packed keys and values, unless that leaves threads without work.
   const bool grouped = s.documents * kv_heads >= 4 * at::get_num_threads();
   const std::int64_t group = grouped ? s.group() : 1, per_document = heads / group;
-  for_tasks(s, s.documents * per_document, [&](std::int64_t task, float* scratch) {
-    const std::int64_t document = task / per_document, first = task % per_document * group;
-    const std::int64_t row = s.starts[document];
-    attention_forward(heads_of(s, from, document, first, group), to + (row * heads + first) * s.dim,
-                      heads * s.dim, log_sums + first * tokens + row, tokens, scratch);
-  });
+  for_tasks(s.documents * per_document, attention_scratch(s.longest, s.dim),
+            [&](std::int64_t task, float* scratch) {
+              const std::int64_t document = task / per_document,
+                                 first = task % per_document * group;
+              const std::int64_t row = s.starts[document];
+              attention_forward(heads_of(s, from, document, first, group),
+                                to + (row * heads + first) * s.dim, heads * s.dim,
+                                log_sums + first * tokens + row, tokens, scratch);
+            });
   return {out, lse};
 }
 
@@ -114,16 +103,17 @@ Tensor attention_backward_cpu(const Tensor& grad, const Tensor& qkv, const Tenso
   const float *from = in.const_data_ptr<float>(), *gp = g.const_data_ptr<float>();
   const float* log_sums = lse.const_data_ptr<float>();
   float* to = out.data_ptr<float>();
-  for_tasks(s, s.documents * kv_heads, [&](std::int64_t task, float* scratch) {
-    const std::int64_t document = task / kv_heads, kv = task % kv_heads;
-    const std::int64_t row = s.starts[document], first = kv * group;
-    float* dq = to + row * s.stride() + first * s.dim;
-    float* dk = to + row * s.stride() + (heads + kv) * s.dim;
-    attention_backward(heads_of(s, from, document, first, group),
-                       gp + (row * heads + first) * s.dim, heads * s.dim,
-                       log_sums + first * tokens + row, tokens, dq, dk, dk + kv_heads * s.dim,
-                       scratch);
-  });
+  for_tasks(s.documents * kv_heads, attention_scratch(s.longest, s.dim),
+            [&](std::int64_t task, float* scratch) {
+              const std::int64_t document = task / kv_heads, kv = task % kv_heads;
+              const std::int64_t row = s.starts[document], first = kv * group;
+              float* dq = to + row * s.stride() + first * s.dim;
+              float* dk = to + row * s.stride() + (heads + kv) * s.dim;
+              attention_backward(heads_of(s, from, document, first, group),
+                                 gp + (row * heads + first) * s.dim, heads * s.dim,
+                                 log_sums + first * tokens + row, tokens, dq, dk,
+                                 dk + kv_heads * s.dim, scratch);
+            });
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "ops/simd.h"
+#include "ops/softmax_row.h"
 
 namespace qad::ops {
 namespace {
@@ -17,9 +18,6 @@ constexpr float kLog2E = 1.44269504089f;
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) {
   return (n + to - 1) / to * to;
-}
-std::int64_t key_step() {
-  return 2 * hn::Lanes(FloatTag());
 }
 
 // scores[r][j] = sum over d of a[d][r] * b[d][j], for j < keys, a multiple of key_step().
@@ -104,46 +102,17 @@ void scatter(D d, const float* HWY_RESTRICT p, const float* HWY_RESTRICT rows, s
   }
 }
 
-// Row r of a block may look at keys [0, first + r]: the rest of [0, keys) becomes minus infinity.
+// Row r of a block may look at keys [0, first + r].
 void mask(std::int64_t first, std::int64_t keys, std::int64_t pitch, float* s) {
-  const FloatTag d;
-  const std::int64_t lanes = hn::Lanes(d);
-  const auto never = hn::Set(d, -INFINITY);
-  for (std::int64_t r = 0; r < kRows; ++r) {
-    const std::int64_t seen = first + r + 1;
-    float* row = s + r * pitch;
-    std::int64_t j = seen / lanes * lanes;
-    if (j < keys) {
-      hn::Store(hn::IfThenElse(hn::FirstN(d, seen - j), hn::Load(d, row + j), never), d, row + j);
-      for (j += lanes; j < keys; j += lanes) hn::Store(never, d, row + j);
-    }
-  }
+  for (std::int64_t r = 0; r < kRows; ++r) mask_row(first + r + 1, keys, s + r * pitch);
 }
 
 // Rows become 2^(s - max), their sums go to `total`, the logarithms of sum 2^s to `lse`.
 void softmax(std::int64_t keys, std::int64_t pitch, float* s, float* total, float* lse) {
-  const FloatTag d;
-  const std::int64_t lanes = hn::Lanes(d);
   for (std::int64_t r = 0; r < kRows; ++r) {
-    float* row = s + r * pitch;
-    auto m0 = hn::Load(d, row), m1 = hn::Load(d, row + lanes);
-    for (std::int64_t j = 2 * lanes; j < keys; j += 2 * lanes) {
-      m0 = hn::Max(m0, hn::Load(d, row + j));
-      m1 = hn::Max(m1, hn::Load(d, row + j + lanes));
-    }
-    const float largest = max(d, hn::Max(m0, m1));
-    const auto m = hn::Set(d, largest);
-    auto s0 = hn::Zero(d), s1 = hn::Zero(d);
-    for (std::int64_t j = 0; j < keys; j += 2 * lanes) {
-      const auto p0 = exp2(d, hn::Sub(hn::Load(d, row + j), m));
-      const auto p1 = exp2(d, hn::Sub(hn::Load(d, row + j + lanes), m));
-      hn::Store(p0, d, row + j);
-      hn::Store(p1, d, row + j + lanes);
-      s0 = hn::Add(s0, p0);
-      s1 = hn::Add(s1, p1);
-    }
-    total[r] = sum(d, hn::Add(s0, s1));
-    lse[r] = largest + std::log2(total[r]);
+    const RowSum row = softmax_row(keys, s + r * pitch);
+    total[r] = row.total;
+    lse[r] = row.largest + std::log2(row.total);
   }
 }
 

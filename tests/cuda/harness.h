@@ -65,6 +65,7 @@ at::Tensor random(at::IntArrayRef shape, double scale = 1);
 std::vector<Case> pointwise_cases();
 std::vector<Case> format_cases();
 std::vector<Case> attention_cases();
+std::vector<Case> paged_attention_cases();
 std::vector<Case> head_cases();
 std::vector<Case> optimizer_cases();
 

@@ -12,6 +12,7 @@
 #include "ops/head_loss.h"
 #include "ops/ops.h"
 #include "ops/pack.h"
+#include "ops/paged_attention.h"
 
 namespace qad::cuda::test {
 namespace {
@@ -37,6 +38,9 @@ TEST(Operators, FakeQuantize) {
 }
 TEST(Operators, Attention) {
   run_all(attention_cases());
+}
+TEST(Operators, PagedAttention) {
+  run_all(paged_attention_cases());
 }
 TEST(Operators, HeadLoss) {
   run_all(head_cases());
@@ -240,6 +244,33 @@ TEST(Operators, IndicesOutOfRangeMakeNanOfTheirRow) {
        at::tensor({1, 20, -1}, at::kLong).cuda(), at::ones({3}).cuda()},
       {});
   EXPECT_TRUE(at::equal(out.ce.isnan().to(at::kInt).cpu(), at::tensor({0, 1, 1}, at::kInt)));
+}
+
+// A page that does not exist makes NaN of its own sequence alone, and nothing is written there.
+// Contexts are long enough to be split.
+TEST(Operators, PagedAttentionWithoutItsPage) {
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const Tensor cache = random({80, 16, 1, 64}).to(at::kCUDA, type);
+    const Tensor keys = cache.clone(), values = cache.clone();
+    const auto run = [&](const Tensor& table, std::int64_t sequences) {
+      return ops::paged_attention(random({sequences, 3, 64}).to(at::kCUDA, type), keys, values,
+                                  at::arange(sequences + 1, at::kInt).cuda(),
+                                  at::full({sequences}, 600, at::kInt).cuda(), table.cuda(), 1, 600,
+                                  1, 1, 0.125);
+    };
+    Tensor table = at::arange(76, at::kInt).view({2, 38});
+    table[1][37] = 80;
+    const Tensor both = run(table, 2).isnan().cpu();
+    EXPECT_FALSE(both[0].any().item<bool>());
+    EXPECT_TRUE(both[1].all().item<bool>());
+    // token 599 of the first alone was stored
+    const Tensor same = keys.eq(cache).all(3).view({-1}).cpu();
+    EXPECT_EQ(same.sum().item<std::int64_t>(), 80 * 16 - 1);
+    EXPECT_FALSE(same[599].item<bool>());
+    Tensor alone = at::arange(38, at::kInt).view({1, 38});
+    alone[0][3] = -1;
+    EXPECT_TRUE(run(alone, 1).isnan().all().item<bool>());
+  }
 }
 
 TEST(Operators, ErrorsNameTheOperatorAndWhatWasFound) {
