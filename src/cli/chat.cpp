@@ -47,8 +47,9 @@ class Conversation {
   }
   void reset() { begin(system_); }
 
-  // The answer to `said`, printed as it comes; an Error leaves the conversation as it was.
-  void turn(const std::string& said) {
+  // The answer to `said`, printed as it comes; an Error leaves the conversation as it was. False:
+  // the program is to end.
+  bool turn(const std::string& said) {
     Json messages = messages_;
     messages.push_back({{"role", "user"}, {"content", said}});
     const auto prompt = loaded_.tokenizer.encode(
@@ -64,17 +65,19 @@ class Conversation {
       std::fflush(stdout);
     };
     const Interrupt interrupt;
-    engine_.add({prompt, sampling,
-                 [&](text::TokenId id) {
-                   print(text.add(id));
-                   return !text.stopped() && !interrupt.asked();
-                 },
-                 [&](generate::Finish, const auto&) { print(text.end()); }});
-    while (engine_.step()) {
-    }
+    const std::int64_t number =
+        engine_.add({prompt, sampling,
+                     [&](text::TokenId id) {
+                       print(text.add(id));
+                       return !text.stopped() && !interrupt.asked();
+                     },
+                     [&](generate::Finish, const auto&) { print(text.end()); }});
+    while (engine_.step())
+      if (interrupt.asked()) engine_.cancel(number);  // also while the prompt is read
     fmt::print("{}\n", interrupt.asked() ? " [ended]" : "");
     messages.push_back({{"role", "assistant"}, {"content", answer}});
     messages_ = std::move(messages);
+    return !interrupt.terminated();
   }
 
  private:
@@ -99,7 +102,7 @@ bool act_on(const std::string& line, Conversation& conversation) {
     note("{}", kHelp);
   } else if (!line.empty()) {
     try {
-      conversation.turn(line);
+      return conversation.turn(line);
     } catch (const Error& e) {
       note("{}; /reset begins anew", e.what());
     }

@@ -86,6 +86,10 @@ void add_generate(CLI::App& app) {
   command.run([o] {
     check(o->prompts.has_value() == o->output.has_value(), "generate",
           "--prompts and -o belong together; found only {}", o->prompts ? "--prompts" : "-o");
+    const Options usual;
+    check(o->prompts || (o->samples == usual.samples && o->batch_size == usual.batch_size &&
+                         o->cache_gb == usual.cache_gb),
+          "generate", "--samples, --batch-size and --cache-gb are for --prompts");
     apply(o->compute);
     const recipe::LoadedModel loaded =
         recipe::load_model(o->model, models::placement_of(o->compute.device));

@@ -13,6 +13,7 @@ class Interrupt {
   Interrupt& operator=(const Interrupt&) = delete;
   ~Interrupt();
   bool asked() const;
+  bool terminated() const;  // by SIGTERM
 
  private:
   struct sigaction old_int_ {

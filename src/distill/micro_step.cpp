@@ -88,6 +88,10 @@ void MicroStep::begin(const std::vector<data::Batch>& batches) {
       b.tokens.cu_seqlens = at::full({room + 1}, usual, b.tokens.cu_seqlens.options());
       b.tokens.longest = config_.seq_len;
     }
+    // Tables are held: longer documents elsewhere would put others in their place.
+    models::reserve_positions(student_, b.tokens.longest);
+    held_ = teacher_.tables(b.tokens.longest);
+    held_.insert(held_.end(), {student_.rope.cos, student_.rope.sin});
     inputs_ = Inputs{std::move(b), {}, equal};
   }
   replays_ = true;
@@ -130,9 +134,6 @@ MicroStep::Recorded MicroStep::record() {
     seen[i] -= quant->seen;
   }
   r.seen = std::move(seen);
-  // Longer documents elsewhere would put others in their place.
-  held_.insert(held_.end(), {student_.rope.cos, student_.rope.sin});
-  for (const at::Tensor& t : teacher_.tables()) held_.push_back(t);
   return r;
 }
 

@@ -20,8 +20,9 @@ at::Tensor Teacher::compute(const models::Tokens& tokens) const {
   return models::head_input(*model_, models::forward(*model_, tokens));
 }
 
-std::vector<at::Tensor> Teacher::tables() const {
+std::vector<at::Tensor> Teacher::tables(std::int64_t length) const {
   if (!present()) return {};
+  models::reserve_positions(*model_, length);
   return {model_->rope.cos, model_->rope.sin};
 }
 

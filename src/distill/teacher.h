@@ -29,8 +29,8 @@ class Teacher {
   at::Tensor head_weight() const;  // [V, Ht]; undefined without a teacher, as are the others
   // Of these tokens, whether or not there is a cache.
   at::Tensor compute(const models::Tokens& tokens) const;
-  // The rotary tables that it reads at present.
-  std::vector<at::Tensor> tables() const;
+  // The rotary tables that it reads for documents of `length` tokens.
+  std::vector<at::Tensor> tables(std::int64_t length) const;
   bool cached() const { return cache_; }
   // Of the tokens of `batch`, which is stream.batch(first_draw, sequences).
   at::Tensor hidden(const data::Stream& stream, std::int64_t first_draw, std::int64_t sequences,

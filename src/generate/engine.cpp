@@ -40,18 +40,21 @@ Engine::Engine(const models::Model& model, const EngineOptions& options)
       pages_(pages_for(model, options), options.page_tokens),
       cache_(models::make_paged_cache(model, pages_.count(), options.page_tokens)) {}
 
-std::int64_t Engine::add(Request request) {
-  check(!request.prompt.empty(), "generate", "expected a prompt of at least one token");
-  validate(request.sampling, model_.config.vocabulary);
-  check(request.sampling.stop.empty(), "generate",
-        "stop: the engine knows ids alone; see StreamedText");
-  models::check_tokens(model_, models::tokens_of({request.prompt}));
-  const std::int64_t tokens =
-      static_cast<std::int64_t>(request.prompt.size()) + request.sampling.max_tokens;
+void Engine::check_request(const std::vector<text::TokenId>& prompt,
+                           const SamplingOptions& sampling) const {
+  check(!prompt.empty(), "generate", "expected a prompt of at least one token");
+  validate(sampling, model_.config.vocabulary);
+  check(sampling.stop.empty(), "generate", "stop: the engine knows ids alone; see StreamedText");
+  models::check_tokens(model_, models::tokens_of({prompt}));
+  const std::int64_t tokens = static_cast<std::int64_t>(prompt.size()) + sampling.max_tokens;
   const std::int64_t room = pages_.count() * options_.page_tokens;
   check(tokens <= room, "generate",
         "a prompt of {} tokens and {} new ones: expected no more than {}, which the cache holds",
-        request.prompt.size(), request.sampling.max_tokens, room);
+        prompt.size(), sampling.max_tokens, room);
+}
+
+std::int64_t Engine::add(Request request) {
+  check_request(request.prompt, request.sampling);
   auto s = std::make_unique<Sequence>();
   s->number = next_++;
   s->tokens = request.prompt;
@@ -77,11 +80,16 @@ void Engine::release(Sequence& s) {
   s.cached = 0;
 }
 
-void Engine::end(Sequence& s, Finish finish) {
-  release(s);
-  if (!s.request.done) return;
-  const auto begin = s.tokens.begin() + static_cast<std::ptrdiff_t>(s.request.prompt.size());
-  s.request.done(finish, {begin, s.tokens.end()});
+void Engine::end(std::unique_ptr<Sequence> s, Finish finish) {
+  release(*s);
+  if (!s->request.done) return;
+  const auto begin = s->tokens.begin() + static_cast<std::ptrdiff_t>(s->request.prompt.size());
+  s->request.done(finish, {begin, s->tokens.end()});
+}
+
+bool Engine::is_running(const Sequence* s) const {
+  return std::any_of(running_.begin(), running_.end(),
+                     [&](const std::unique_ptr<Sequence>& r) { return r.get() == s; });
 }
 
 void Engine::preempt_last() {
@@ -189,11 +197,11 @@ void Engine::run(const std::vector<Share>& shares) {
       ids.push_back(s->tokens[static_cast<std::size_t>(i)]);
       positions.push_back(i);
     }
-    s->cached += tokens;
+    const std::int64_t length = s->cached + tokens;
     ends.push_back(static_cast<std::int32_t>(ids.size()));
-    lengths.push_back(static_cast<std::int32_t>(s->cached));
-    if (s->left() == 0) last.push_back(static_cast<std::int64_t>(ids.size()) - 1);
-    t.longest = std::max(t.longest, s->cached);
+    lengths.push_back(static_cast<std::int32_t>(length));
+    if (s->left() == tokens) last.push_back(static_cast<std::int64_t>(ids.size()) - 1);
+    t.longest = std::max(t.longest, length);
     most_pages = std::max(most_pages, s->pages.size());
   }
   t.tokens = models::make_tokens(ids, ends);
@@ -206,42 +214,60 @@ void Engine::run(const std::vector<Share>& shares) {
               t.pages.data_ptr<std::int32_t>() + i * most_pages);
   const at::Tensor hidden = models::forward_paged(model_, t, cache_);
   ++counts_.passes;
-  for (const auto& [s, tokens] : shares) note_full_pages(*s);
+  for (const auto& [s, tokens] : shares) {
+    s->cached += tokens;
+    note_full_pages(*s);
+  }
   if (last.empty()) return;
 
   const at::NoGradGuard no_grad;
   const at::Tensor rows = hidden.index_select(0, at::tensor(last).to(hidden.device()));
   const at::Tensor logits = models::logits(model_, rows).to(at::kCPU, at::kFloat).contiguous();
-  std::vector<const Sequence*> ended;
+  std::vector<std::pair<Sequence*, Finish>> ended;
   std::int64_t row = 0;
   for (const auto& [s, tokens] : shares) {
     if (s->left() > 0) continue;
     const std::span<const float> these(logits.const_data_ptr<float>() + row++ * logits.size(1),
                                        static_cast<std::size_t>(logits.size(1)));
     const text::TokenId id = sample(these, s->request.sampling, s->tokens, s->made());
-    if (const auto finish = append(*s, id)) {
-      end(*s, *finish);
-      ended.push_back(s);
-    }
+    if (const auto finish = append(*s, id)) ended.emplace_back(s, *finish);
   }
-  std::erase_if(running_, [&](const std::unique_ptr<Sequence>& s) {
-    return std::find(ended.begin(), ended.end(), s.get()) != ended.end();
-  });
+  for (const auto& [s, finish] : ended) end(take_out(s), finish);
+}
+
+std::unique_ptr<Engine::Sequence> Engine::take_out(const Sequence* s) {
+  const auto at = std::find_if(running_.begin(), running_.end(),
+                               [&](const std::unique_ptr<Sequence>& r) { return r.get() == s; });
+  std::unique_ptr<Sequence> out = std::move(*at);
+  running_.erase(at);
+  return out;
 }
 
 bool Engine::step() {
+  // Out first, then told: who is told may add another.
+  std::vector<std::unique_ptr<Sequence>> over;
   const auto drop = [&](auto& sequences) {
-    std::erase_if(sequences, [&](const std::unique_ptr<Sequence>& s) {
-      const bool over = s->cancelled || s->made() >= s->request.sampling.max_tokens;
-      if (over) end(*s, s->cancelled ? Finish::cancelled : Finish::length);
-      return over;
+    std::erase_if(sequences, [&](std::unique_ptr<Sequence>& s) {
+      if (!s->cancelled && s->made() < s->request.sampling.max_tokens) return false;
+      over.push_back(std::move(s));
+      return true;
     });
   };
   drop(running_);
   drop(waiting_);
+  for (auto& s : over) {
+    const Finish finish = s->cancelled ? Finish::cancelled : Finish::length;
+    end(std::move(s), finish);
+  }
   const std::vector<Share> shares = plan();
-  if (shares.empty()) return false;
-  run(shares);
+  if (shares.empty()) return !over.empty();
+  try {
+    run(shares);
+  } catch (...) {
+    for (const Share& share : shares)
+      if (is_running(share.sequence)) release(*take_out(share.sequence));
+    throw;
+  }
   return true;
 }
 

@@ -42,12 +42,16 @@ class Engine {
   // `model` must outlive it.
   Engine(const models::Model& model, const EngineOptions& options);
 
-  // Queues a request and returns its number. Throws Error for a prompt that is empty, has tokens
-  // that the model lacks or, with max_tokens, needs more pages than there are.
+  // Queues a request and returns its number. `each` and `done` may add others.
   std::int64_t add(Request request);
+  // What add demands. Throws Error for a prompt that is empty, has tokens that the model lacks or,
+  // with max_tokens, needs more pages than there are, and for options that are not valid.
+  void check_request(const std::vector<text::TokenId>& prompt,
+                     const SamplingOptions& sampling) const;
   // Ends it at the next pass, as the caller of `each` could.
   void cancel(std::int64_t number);
-  // One pass; false when there is nothing to do.
+  // One pass; false when there is nothing to do. An Error (logits that are not finite) forgets the
+  // texts of the pass, without a word to them.
   bool step();
 
   struct Counts {
@@ -86,7 +90,9 @@ class Engine {
   void note_full_pages(Sequence& s);
   // Appends a sampled token; whether the text has ended so.
   std::optional<Finish> append(Sequence& s, text::TokenId id);
-  void end(Sequence& s, Finish finish);
+  void end(std::unique_ptr<Sequence> s, Finish finish);
+  bool is_running(const Sequence* s) const;
+  std::unique_ptr<Sequence> take_out(const Sequence* s);  // of running_
 
   const models::Model& model_;
   EngineOptions options_;

@@ -230,6 +230,10 @@ void check_tokens(const Model& model, const Tokens& tokens) {
         model.config.vocabulary - 1, model.config.vocabulary, tokens.least_id, tokens.most_id);
 }
 
+void reserve_positions(const Model& model, std::int64_t length) {
+  rotation_of(model, length, {});
+}
+
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
   check_tokens(model, tokens);
   const Tokens here = tokens.to(model.placement.device);

@@ -140,6 +140,9 @@ using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
 // Throws Error for tokens that the model does not have. forward() asks it; whoever replays a
 // recorded one must.
 void check_tokens(const Model& model, const Tokens& tokens);
+// Makes the rotary tables that a forward pass over documents of `length` tokens reads, which it
+// else does itself: a recorded one must find them.
+void reserve_positions(const Model& model, std::int64_t length);
 // Final-norm output [T, H]. Differentiable when the parameters require gradients; the model must
 // then outlive the backward pass, which runs recomputed layers again (not those of a forward pass
 // with an observer). `observer` may be empty. `tokens` may be on another device than the model.

@@ -76,8 +76,10 @@ Json to_json(const generate::SamplingOptions& o) {
 using Place = std::pair<std::int64_t, std::int64_t>;  // of a completion: prompt, sample
 
 // The completions that are there; the line that a kill cut is taken away.
-std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>& prompts) {
+std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>& prompts,
+                             const std::string& model) {
   std::set<Place> places;
+  std::int64_t number = 0;
   if (!fs::exists(job.out)) return places;
   const std::string text = read_text(job.out);
   const std::string whole = text.substr(0, text.rfind('\n') + 1);  // npos + 1 = 0
@@ -90,13 +92,16 @@ std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>&
       if (index < 0 || index >= static_cast<std::int64_t>(prompts.size())) return false;
       for (const auto& [key, value] : prompts[static_cast<std::size_t>(index)].items())
         if (!json.contains(key) || json[key] != value) return false;
-      return json.value("sampling", Json()) == sampling;
+      return json.value("sampling", Json()) == sampling && json.value("model", "") == model;
     };
+    ++number;
     check(same(), kOperation,
-          "{}: line {} is of other prompts or another sampling; expected this run's, or no such "
+          "{}: line {} is of other prompts, another sampling or another model; expected this "
+          "run's, or no such "
           "file: remove it or write elsewhere",
-          job.out.string(), places.size() + 1);
-    places.insert({index, json.value("sample", std::int64_t{0})});
+          job.out.string(), number);
+    const std::int64_t sample = json.value("sample", std::int64_t{0});
+    if (sample < job.samples) places.insert({index, sample});
   }
   if (whole.size() < text.size()) write_file(job.out, whole);
   return places;
@@ -107,27 +112,39 @@ std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>&
 CompletionsResult write_completions(const LoadedModel& loaded, const CompletionsJob& job) {
   generate::validate(job.sampling, loaded.model.config.vocabulary);
   const std::vector<Json> prompts = read_prompts(job.prompts, job.chat);
-  const std::set<Place> earlier = read_earlier(job, prompts);
+  const std::string model = loaded.source.path.string();
+  const std::set<Place> earlier = read_earlier(job, prompts, model);
   std::optional<text::ChatTemplate> chat;
   if (!loaded.tokenizer.chat_template.empty()) chat.emplace(loaded.tokenizer.chat_template);
+
+  generate::Engine engine(loaded.model, job.engine);
+  generate::SamplingOptions of_ids = job.sampling;
+  of_ids.stop.clear();
+  // All before the first pass: a bad one should not be found hours later.
+  std::vector<std::vector<text::TokenId>> ids;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    ids.push_back(tokens_of(prompts[i], loaded, chat, i));
+    try {
+      engine.check_request(ids.back(), of_ids);
+    } catch (const Error& e) {
+      fail(kOperation, "prompt {}: {}", i, e.what());
+    }
+  }
 
   const auto start = std::chrono::steady_clock::now();
   CompletionsResult result;
   result.earlier = static_cast<std::int64_t>(earlier.size());
   const std::int64_t all = static_cast<std::int64_t>(prompts.size()) * job.samples;
   report::MetricsLog out(job.out, /*append=*/true);
-  generate::Engine engine(loaded.model, job.engine);
   const Json sampling = to_json(job.sampling);
 
   const auto add = [&](std::int64_t index, std::int64_t sample) {
-    const Json& prompt = prompts[static_cast<std::size_t>(index)];
     generate::Request request;
-    request.prompt = tokens_of(prompt, loaded, chat, static_cast<std::size_t>(index));
-    request.sampling = job.sampling;
+    request.prompt = ids[static_cast<std::size_t>(index)];
+    request.sampling = of_ids;
     request.sampling.seed =
         random_bits(random_bits(job.sampling.seed, static_cast<std::uint64_t>(index)),
                     static_cast<std::uint64_t>(sample));
-    request.sampling.stop.clear();
     struct Text {
       generate::StreamedText stream;
       std::string so_far;
@@ -139,12 +156,13 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
       return !text->stream.stopped();
     };
     request.done = [&, text, index, sample](generate::Finish finish,
-                                            const std::vector<text::TokenId>& ids) {
+                                            const std::vector<text::TokenId>& made) {
       Json line = {{"index", index}, {"sample", sample}};
       line.update(prompts[static_cast<std::size_t>(index)]);
       line["completion"] = text->so_far + text->stream.end();
-      line["token_ids"] = ids;
+      line["token_ids"] = made;
       line["finish_reason"] = finish == generate::Finish::length ? "length" : "stop";
+      line["model"] = model;
       line["sampling"] = sampling;
       out.write(line);
       ++result.completions;
@@ -176,7 +194,7 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
       if (!earlier.contains(place)) add(place.first, place.second);
     }
     result.interrupted = interrupt.asked();
-    if (result.interrupted || !engine.step()) break;
+    if (result.interrupted || (!engine.step() && next >= all)) break;
     show(false);
   }
   show(true);

@@ -27,10 +27,10 @@ struct CompletionsResult {
 
 // Appends to `out` a line for each completion, in the order in which they end:
 //   {"index": prompt's line from 0, "sample": 0.., "prompt" or "messages", "completion",
-//    "token_ids", "finish_reason": "stop" | "length", "sampling": {...}}
+//    "token_ids", "finish_reason": "stop" | "length", "model": its path, "sampling": {...}}
 // A completion depends on the model, its prompt, its sample's number and the sampling alone. Those
-// that `out` has already, of the same prompts and sampling, are not made again; Error for others. A
-// line that a kill has cut is removed. Ctrl-C ends between two passes.
+// that `out` has already, of the same prompts, sampling and model, are not made again; Error for
+// others. A line that a kill has cut is removed. Ctrl-C ends between two passes.
 CompletionsResult write_completions(const LoadedModel& loaded, const CompletionsJob& job);
 
 }  // namespace qad::recipe

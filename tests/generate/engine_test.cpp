@@ -135,6 +135,32 @@ TEST(Engine, EndsAtStopTokensWhenToldAndWhenCancelled) {
   EXPECT_THROW(engine.add({{1}, {.max_tokens = 1 << 30}, {}, {}}), Error);
 }
 
+TEST(Engine, ForgetsTheTextsOfAPassThatFails) {
+  Golden golden("llama");
+  Engine engine(golden.model, {});
+  bool told = false;
+  engine.add({golden.prompt,
+              {.max_tokens = 9},
+              [&](text::TokenId) { return told = true; },
+              [&](Finish, const Ids&) { told = true; }});
+  const at::Tensor norm = golden.model.final_norm.value, sound = norm.clone();
+  norm.fill_(NAN);
+  EXPECT_THROW(engine.step(), Error);
+  norm.copy_(sound);
+  EXPECT_FALSE(engine.step());
+  EXPECT_FALSE(told);
+  // Who is told of an end may add another.
+  Ids text;
+  engine.add({golden.prompt, {.max_tokens = 1}, {}, [&](Finish, const Ids&) {
+                engine.add({golden.prompt, {.max_tokens = 64}, {}, [&](Finish, const Ids& ids) {
+                              text = ids;
+                            }});
+              }});
+  while (engine.step()) {
+  }
+  EXPECT_EQ(text, golden.greedy);
+}
+
 TEST(Pages, AreFoundByWhatTheyHoldUntilTheirRoomIsWanted) {
   Pages pages(3, 2);
   const Ids ab{1, 2}, cd{3, 4};

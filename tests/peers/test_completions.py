@@ -72,6 +72,15 @@ def test_stop_strings_end_a_text_before_them(tokenizer_files, prompts, tmp_path)
         assert stopped[place]["finish_reason"] == ("stop" if ends else line["finish_reason"])
 
 
+def test_nothing_wanted_is_a_line_each_and_another_model_is_refused(tokenizer_files, tmp_path):
+    (tmp_path / "many.txt").write_text("Once\n" * 100)
+    flags = (tmp_path / "many.txt", tmp_path / "none.jsonl", "--max-tokens", 0)
+    assert len(complete(tokenizer_files, *flags)) == 100
+    assert "another model" in complete(ROOT / "data/stories260k/stories260K.bin", *flags, ok=False)
+    error = qad("generate", tokenizer_files, "--prompt", "Once", "--samples", 3, ok=False)
+    assert "--prompts" in error
+
+
 def test_bad_prompts_are_refused(tokenizer_files, tmp_path):
     for name, content, word in (("a.txt", "", "no prompts"), ("a.jsonl", '{"text": "a"}\n', "a.jsonl:1"),
                                 ("a.csv", "a", ".txt or .jsonl")):
