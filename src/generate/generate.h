@@ -15,7 +15,7 @@ namespace qad::generate {
 
 // Applied in the order of Transformers' LogitsProcessorList
 // (GenerationMixin._get_logits_processor): repetition_penalty, temperature, top_k, top_p over what
-// top_k left, min_p. vLLM's is the same but for min_p, which it applies before top_k and top_p.
+// top_k left, min_p.
 struct SamplingOptions {
   std::int64_t max_tokens = 256;
   // Of each token in prompt or output, once: a positive logit is divided by it, a negative one
