@@ -52,9 +52,7 @@ class Conversation {
   bool turn(const std::string& said) {
     Json messages = messages_;
     messages.push_back({{"role", "user"}, {"content", said}});
-    const auto prompt = loaded_.tokenizer.encode(
-        template_.render(text::chat_variables(loaded_.tokenizer, messages, Json(), true)).text,
-        false);
+    const auto prompt = text::chat_prompt(loaded_.tokenizer, template_, messages);
     generate::SamplingOptions sampling = options_.sampling;
     sampling.seed += messages.size();  // another draw for each turn
     generate::StreamedText text(loaded_.tokenizer, prompt, std::exchange(sampling.stop, {}));

@@ -31,9 +31,7 @@ std::vector<text::TokenId> prompt_ids(const Options& o, const text::Tokenizer& t
   check(!tokenizer.chat_template.empty(), "generate",
         "{}: the model has no chat template; leave --chat out", o.model);
   const Json messages = Json::array({{{"role", "user"}, {"content", prompt}}});
-  const text::ChatTemplate chat(tokenizer.chat_template);
-  return tokenizer.encode(chat.render(text::chat_variables(tokenizer, messages, Json(), true)).text,
-                          false);
+  return text::chat_prompt(tokenizer, text::ChatTemplate(tokenizer.chat_template), messages);
 }
 
 int stream_one(const Options& o, const recipe::LoadedModel& loaded) {

@@ -188,6 +188,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   // QAT evaluates with a teacher and trains without.
   const bool both = teacher != nullptr && config.loss.divergences() > 0;
   const double hidden_states = 3 * tokens * hidden * bytes.value;  // both models', and the gradient
+  const double passing = static_cast<double>(passing_per_token(student)) * tokens * bytes.value;
   Peak worst;
   const auto less = [](const Peak& a, const Peak& b) { return a.total() < b.total(); };
   if (gpu) {
@@ -199,7 +200,6 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
     const double row =
         vocabulary * ((both ? 2 : 1) * logits + (config.bf16_logits ? 0 : bytes.value));
     const double rows = head_rows(tokens, row);
-    const double passing = static_cast<double>(passing_per_token(student)) * tokens * bytes.value;
     // In the head; at the start of the way back; at its end, where activations have gone and
     // gradients come. In between, one falls as the other rises.
     worst =
@@ -230,10 +230,8 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   if (gpu && config.cuda_graphs && config.validate_every > 0) {
     // A recording keeps its memory while training; a validation between steps has its own.
     const double row = vocabulary * (both ? 2 : 1) * kFloat;
-    plan.bytes.emplace_back(
-        "validation beside CUDA graphs",
-        head_rows(tokens, row) * row + hidden_states +
-            static_cast<double>(passing_per_token(student)) * tokens * bytes.value);
+    plan.bytes.emplace_back("validation beside CUDA graphs",
+                            head_rows(tokens, row) * row + hidden_states + passing);
   }
   if (config.cache_teacher && config.cache_folder.empty() && both) {
     const double all =
@@ -245,6 +243,13 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   if (config.state_folder.empty())
     plan.bytes.emplace_back("kept candidates", kept_while_training(config) * n * kFloat);
   return plan;
+}
+
+void Fit::apply(TrainConfig& config, models::Placement& placement) const {
+  config.micro_sequences = micro_sequences;
+  config.cuda_graphs = cuda_graphs;
+  placement.packs_inputs = packs_inputs;
+  placement.recomputed_layers = recomputed_layers;
 }
 
 Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,

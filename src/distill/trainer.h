@@ -135,6 +135,8 @@ struct Fit {
   std::int64_t recomputed_layers = 0;
   bool cuda_graphs = true;  // asked for, and there is room for a validation beside their memory
   bool fits = true;         // false: not even the least, which the others then are
+
+  void apply(TrainConfig& config, models::Placement& placement) const;
 };
 Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                TrainConfig config, models::Placement placement, double room,

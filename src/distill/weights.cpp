@@ -32,6 +32,10 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
     masters_.push_back(held(i, masters[i]));
     masters[i].reset();  // a model's weights twice are much memory
   }
+  // Quantised ones first, so that their magnitudes follow each other.
+  for (const bool quantised : {true, false})
+    for (std::size_t i = 0; i < parameters_.size(); ++i)
+      if ((quants_[i] != nullptr) == quantised) order_.push_back(i);
   globals_ = at::zeros({static_cast<std::int64_t>(parameters_.size())},
                        masters_.front().high.options().dtype(at::kFloat));
   set_weight_globals(weight_globals());
@@ -79,9 +83,9 @@ void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& 
   make_moments();
   std::vector<ops::AdamWItem> items;
   std::vector<std::size_t> updated;
-  const auto add = [&](std::size_t i) {
+  for (const std::size_t i : order_) {
     at::Tensor& gradient = parameters_[i]->value.mutable_grad();
-    if (!gradient.defined()) return;
+    if (!gradient.defined()) continue;
     const Moments& x = moments_[i];
     const bool matrix = masters_[i].high.dim() > 1;  // norms and biases do not decay
     items.push_back({masters_[i], gradient.contiguous(), x.m, x.v, x.m8, x.v8,
@@ -89,11 +93,7 @@ void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& 
     updated.push_back(i);
     // Dropped, not zeroed: autograd then moves the next gradient in instead of adding to zeros.
     gradient.reset();
-  };
-  // Quantised ones first, so that their magnitudes follow each other.
-  for (const bool quantised : {true, false})
-    for (std::size_t i = 0; i < parameters_.size(); ++i)
-      if ((quants_[i] != nullptr) == quantised) add(i);
+  }
   if (items.empty()) return;
   const at::Tensor amax = ops::adamw_(
       {learning_rate, config_.beta1, config_.beta2, config_.epsilon, 0, step, 0}, items, factor);
@@ -181,11 +181,7 @@ void Weights::sync() {
 }
 
 void Weights::publish() {
-  std::vector<std::size_t> all;
-  for (const bool quantised : {true, false})
-    for (std::size_t i = 0; i < parameters_.size(); ++i)
-      if ((quants_[i] != nullptr) == quantised) all.push_back(i);
-  publish(all, {});
+  publish(order_, {});
   sync();
 }
 

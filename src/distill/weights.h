@@ -63,6 +63,7 @@ class Weights {
   const TrainConfig& config_;
   std::vector<models::Parameter*> parameters_;
   std::vector<models::LinearQuant*> quants_;  // null: not quantised
+  std::vector<std::size_t> order_;            // of the parameters: quantised ones first
   std::vector<ops::Master> masters_;
   std::vector<Moments> moments_;
   at::Tensor globals_;  // FP32, of each parameter; where the device reads and raises them

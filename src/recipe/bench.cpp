@@ -144,10 +144,8 @@ BenchResult bench(const BenchOptions& options) {
   if (gpu) {
     const double room = models::memory_of(placement.device).free;
     const distill::Fit fit = distill::fit_memory(shape, &shape, config, placement, room, 0, policy);
-    config.micro_sequences = fit.micro_sequences;
+    fit.apply(config, placement);
     placement.packs_inputs = policy.activations && (fit.packs_inputs || options.pack);
-    placement.recomputed_layers = fit.recomputed_layers;
-    config.cuda_graphs = fit.cuda_graphs;
   }
   result.micro_sequences = config.micro_sequences;
   result.packs_inputs = placement.packs_inputs;

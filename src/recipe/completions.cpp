@@ -52,9 +52,7 @@ std::vector<text::TokenId> tokens_of(const Json& prompt, const LoadedModel& load
     ids = loaded.tokenizer.encode(prompt["prompt"].get<std::string>());
   } else {
     check(chat.has_value(), kOperation, "messages need a chat template, and this model has none");
-    ids = loaded.tokenizer.encode(
-        chat->render(text::chat_variables(loaded.tokenizer, prompt["messages"], Json(), true)).text,
-        false);
+    ids = text::chat_prompt(loaded.tokenizer, *chat, prompt["messages"]);
   }
   check(!ids.empty(), kOperation,
         "prompt {} has no tokens, and the tokenizer adds no BOS; expected a text", index);

@@ -122,10 +122,7 @@ distill::TrainConfig plan_training(const Recipe& recipe, const models::ModelConf
   if (gpu && room > 0) {
     const distill::Fit fit =
         distill::fit_memory(student, &teacher, config, placement, room, epoch_tokens, policy);
-    config.micro_sequences = fit.micro_sequences;
-    placement.packs_inputs = fit.packs_inputs;
-    placement.recomputed_layers = fit.recomputed_layers;
-    config.cuda_graphs = fit.cuda_graphs;
+    fit.apply(config, placement);
     fits = fit.fits;
   }
   const distill::MemoryPlan plan =

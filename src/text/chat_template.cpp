@@ -3,7 +3,6 @@
 
 #include "text/jinja_eval.h"
 #include "text/jinja_parser.h"
-#include "text/tokenizer.h"
 
 namespace qad::text {
 
@@ -26,6 +25,12 @@ ChatTemplate::ChatTemplate(std::string_view source)
 
 Rendered ChatTemplate::render(const Json& variables) const {
   return jinja::Interpreter(variables).run(impl_->body);
+}
+
+std::vector<TokenId> chat_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                                 const Json& messages) {
+  return tokenizer.encode(chat.render(chat_variables(tokenizer, messages, Json(), true)).text,
+                          false);
 }
 
 }  // namespace qad::text

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "text/tokenizer.h"
 
 namespace qad::text {
 
@@ -18,8 +19,6 @@ struct Rendered {
   // the template has no such block.
   std::vector<std::pair<std::size_t, std::size_t>> generated;
 };
-
-class Tokenizer;
 
 // What Transformers gives a template: the tokenizer's special tokens, messages (a list of {role,
 // content}), tools (null: none) and whether the assistant's opening shall follow.
@@ -38,5 +37,10 @@ class ChatTemplate {
   struct Impl;
   std::shared_ptr<const Impl> impl_;
 };
+
+// The tokens of a conversation that asks for an answer: rendered with the generation prompt, and
+// encoded without further special tokens.
+std::vector<TokenId> chat_prompt(const Tokenizer& tokenizer, const ChatTemplate& chat,
+                                 const Json& messages);
 
 }  // namespace qad::text
