@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -15,15 +16,29 @@ namespace qad::recipe {
 
 // A data file and its share in a mixture.
 struct DataFile {
+  static constexpr const char* required = "file";
   std::string file;
   double weight = 1;
 };
+template <class D, class F>
+requires std::is_same_v<std::remove_const_t<D>, DataFile>
+void for_each_key(D& d, F&& f) {
+  f("file", d.file, "", "");
+  f("weight", d.weight, ">0", "its share");
+}
 
 // A rule of the quantisation policy: `pattern` over Hugging Face names, later rules win.
 struct PolicyRule {
+  static constexpr const char* required = "pattern|quantize";
   std::string pattern;
   bool quantize = false;
 };
+template <class P, class F>
+requires std::is_same_v<std::remove_const_t<P>, PolicyRule>
+void for_each_key(P& p, F&& f) {
+  f("pattern", p.pattern, "", "");
+  f("quantize", p.quantize, "", "");
+}
 
 struct Recipe {
   std::string model, teacher, output = "out/run";
@@ -73,9 +88,9 @@ struct Recipe {
   } samples;
 };
 
-// Calls f(key, field, words, help) for every key in the order of a recipe file. `words` lists the
-// values that a text key accepts, separated by '|', or is empty.
+// Every key in the order of a recipe file; see core/yaml_keys.h.
 template <class R, class F>
+requires std::is_same_v<std::remove_const_t<R>, Recipe>
 void for_each_key(R& r, F&& f) {
   f("model", r.model, "", "checkpoint to distil: an HF folder, a .gguf or a llama2.c .bin");
   f("teacher", r.teacher, "", "teacher with the same vocabulary; empty: the model itself");

@@ -84,7 +84,7 @@ TEST(Recipe, MistakesAreNamedWithTheirPlace) {
       {"data: {pack: perhaps}\n", {"data.pack", "true or false"}},
       {"data: {train: [{fil: x}]}\n", {"data.train", "\"fil\"", "did you mean \"file\"?"}},
       {"data: {train: [{file: x, weight: 0}]}\n", {"weight", "more than 0"}},
-      {"quantize: {rules: [{pattern: x}]}\n", {"quantize.rules", "both"}},
+      {"quantize: {rules: [{pattern: x}]}\n", {"quantize.rules", "without \"quantize\""}},
       {"model: [a\n", {"r.yaml", "not YAML"}},
       {"- a\n", {"expected a mapping"}},
       {"train: {steps: 1, steps: 2}\n", {"train.steps", "twice"}},
