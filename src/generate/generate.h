@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/json.h"
 #include "models/model.h"
 #include "text/tokenizer.h"
 
@@ -32,6 +33,13 @@ struct SamplingOptions {
 
 // Error that names the first option outside its limits. `vocabulary`: ids of stop_tokens are below.
 void validate(const SamplingOptions& options, std::int64_t vocabulary);
+
+// What files of texts keep of them.
+Json to_json(const SamplingOptions& options);
+
+// The seed of sample `sample` of text `index` in a run with `seed`: the same whatever else is
+// written, and for every model that is compared.
+std::uint64_t sample_seed(std::uint64_t seed, std::int64_t index, std::int64_t sample);
 
 // The next token from logits [V], which must be finite (else Error). `seen`: the ids of prompt and
 // output so far, below V. The same arguments give the same token: it is draw `step` of options.seed

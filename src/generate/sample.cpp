@@ -198,6 +198,23 @@ void validate(const SamplingOptions& o, std::int64_t vocabulary) {
     check(!s.empty(), "generate", "stop: expected strings of at least one character, found \"\"");
 }
 
+Json to_json(const SamplingOptions& o) {
+  return {{"max_tokens", o.max_tokens},
+          {"temperature", o.temperature},
+          {"top_k", o.top_k},
+          {"top_p", o.top_p},
+          {"min_p", o.min_p},
+          {"repetition_penalty", o.repetition_penalty},
+          {"seed", o.seed},
+          {"stop", o.stop},
+          {"stop_tokens", o.stop_tokens}};
+}
+
+std::uint64_t sample_seed(std::uint64_t seed, std::int64_t index, std::int64_t sample) {
+  return random_bits(random_bits(seed, static_cast<std::uint64_t>(index)),
+                     static_cast<std::uint64_t>(sample));
+}
+
 TokenId sample(std::span<const float> logits, const SamplingOptions& o,
                std::span<const TokenId> seen, std::int64_t step) {
   std::vector<float> penalised;

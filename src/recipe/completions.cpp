@@ -7,8 +7,7 @@
 #include "core/console.h"
 #include "core/error.h"
 #include "core/interrupt.h"
-#include "core/random.h"
-#include "generate/streamed_text.h"
+#include "generate/write_texts.h"
 #include "report/events.h"
 #include "text/chat_template.h"
 
@@ -59,18 +58,6 @@ std::vector<text::TokenId> tokens_of(const Json& prompt, const LoadedModel& load
   return ids;
 }
 
-Json to_json(const generate::SamplingOptions& o) {
-  return {{"max_tokens", o.max_tokens},
-          {"temperature", o.temperature},
-          {"top_k", o.top_k},
-          {"top_p", o.top_p},
-          {"min_p", o.min_p},
-          {"repetition_penalty", o.repetition_penalty},
-          {"seed", o.seed},
-          {"stop", o.stop},
-          {"stop_tokens", o.stop_tokens}};
-}
-
 using Place = std::pair<std::int64_t, std::int64_t>;  // of a completion: prompt, sample
 
 // The completions that are there; the line that a kill cut is taken away.
@@ -81,7 +68,7 @@ std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>&
   if (!fs::exists(job.out)) return places;
   const std::string text = read_text(job.out);
   const std::string whole = text.substr(0, text.rfind('\n') + 1);  // npos + 1 = 0
-  const Json sampling = to_json(job.sampling);
+  const Json sampling = generate::to_json(job.sampling);
   std::istringstream lines(whole);
   for (std::string line; std::getline(lines, line);) {
     const Json json = parse_json(line, job.out.string());
@@ -134,43 +121,35 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
   result.earlier = static_cast<std::int64_t>(earlier.size());
   const std::int64_t all = static_cast<std::int64_t>(prompts.size()) * job.samples;
   report::MetricsLog out(job.out, /*append=*/true);
-  const Json sampling = to_json(job.sampling);
+  const Json sampling = generate::to_json(job.sampling);
 
-  const auto add = [&](std::int64_t index, std::int64_t sample) {
-    generate::Request request;
-    request.prompt = ids[static_cast<std::size_t>(index)];
-    request.sampling = of_ids;
-    request.sampling.seed =
-        random_bits(random_bits(job.sampling.seed, static_cast<std::uint64_t>(index)),
-                    static_cast<std::uint64_t>(sample));
-    struct Text {
-      generate::StreamedText stream;
-      std::string so_far;
-    };
-    const auto text =
-        std::make_shared<Text>(Text{{loaded.tokenizer, request.prompt, job.sampling.stop}, {}});
-    request.each = [text](text::TokenId id) {
-      text->so_far += text->stream.add(id);
-      return !text->stream.stopped();
-    };
-    request.done = [&, text, index, sample](generate::Finish finish,
-                                            const std::vector<text::TokenId>& made) {
-      Json line = {{"index", index}, {"sample", sample}};
-      line.update(prompts[static_cast<std::size_t>(index)]);
-      line["completion"] = text->so_far + text->stream.end();
-      line["token_ids"] = made;
-      line["finish_reason"] = finish == generate::Finish::length ? "length" : "stop";
-      line["model"] = model;
-      line["sampling"] = sampling;
-      out.write(line);
-      ++result.completions;
-    };
-    engine.add(std::move(request));
+  std::vector<Place> places;  // of the texts, in the order of their beginning
+  std::int64_t next = 0;
+  generate::TextWriter writer;
+  writer.next = [&]() -> std::optional<generate::TextJob> {
+    while (next < all && earlier.contains({next / job.samples, next % job.samples})) ++next;
+    if (next == all) return std::nullopt;
+    const Place place = places.emplace_back(next / job.samples, next % job.samples);
+    ++next;
+    generate::TextJob text{ids[static_cast<std::size_t>(place.first)], job.sampling};
+    text.sampling.seed = generate::sample_seed(job.sampling.seed, place.first, place.second);
+    return text;
+  };
+  writer.done = [&](std::int64_t number, generate::WrittenText text) {
+    const Place place = places[static_cast<std::size_t>(number)];
+    Json line = {{"index", place.first}, {"sample", place.second}};
+    line.update(prompts[static_cast<std::size_t>(place.first)]);
+    line["completion"] = text.text;
+    line["token_ids"] = text.ids;
+    line["finish_reason"] = generate::finish_reason(text.finish);
+    line["model"] = model;
+    line["sampling"] = sampling;
+    out.write(line);
+    ++result.completions;
   };
 
   const Interrupt interrupt;
   Progress progress("write ");
-  std::int64_t next = 0;
   const auto seconds = [&] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   };
@@ -184,17 +163,12 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
             done > 0 && !last ? fmt::format("  {} left", human_time(left * took / done)) : ""),
         last);
   };
-  for (;;) {
-    // A few are queued at a time: prompts may be many.
-    while (next < all && engine.waiting() < job.engine.most_sequences) {
-      const Place place{next / job.samples, next % job.samples};
-      ++next;
-      if (!earlier.contains(place)) add(place.first, place.second);
-    }
-    result.interrupted = interrupt.asked();
-    if (result.interrupted || (!engine.step() && next >= all)) break;
+  writer.go_on = [&] {
     show(false);
-  }
+    result.interrupted = interrupt.asked();
+    return !result.interrupted;
+  };
+  generate::write_texts(engine, loaded.tokenizer, writer);
   show(true);
   result.counts = engine.counts();
   result.seconds = seconds();
