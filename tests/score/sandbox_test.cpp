@@ -117,6 +117,19 @@ TEST_F(Sandbox, HasTheEnvironmentOfTheJobAlone) {
             "TMPDIR=/tmp\n");
 }
 
+TEST_F(Sandbox, LetsOrdinaryProgramsWork) {
+  const auto result = run_in_sandbox(python(
+      "import datetime, multiprocessing, os, random, subprocess, tempfile, threading\n"
+      "if __name__ == '__main__':\n"
+      "  with multiprocessing.Pool(2) as pool: print(pool.map(abs, [-1, 2]))\n"
+      "  print(subprocess.run(['echo', 'x'], capture_output=True).stdout)\n"
+      "  with tempfile.NamedTemporaryFile('w+') as f: f.write('ab'); f.seek(0); print(f.read())\n"
+      "  thread = threading.Thread(target=print, args=[3]); thread.start(); thread.join()\n"
+      "  print(len(os.urandom(4)), os.cpu_count() > 0, random.random() < 1)\n"
+      "  print(datetime.datetime.now().year > 2000)"));
+  EXPECT_EQ(result.output, "[1, 2]\nb'x\\n'\nab\n3\n4 True True\nTrue\n") << result.error;
+}
+
 TEST_F(Sandbox, ReportsCrashes) {
   const auto null = run_in_sandbox(python("import ctypes; ctypes.string_at(0)"));
   EXPECT_EQ(null.end, End::signalled);
