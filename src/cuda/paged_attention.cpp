@@ -24,7 +24,9 @@ void check_cache(const Tensor& cache, const Tensor& qkv, std::int64_t kv_heads, 
 Tensor paged_attention_cuda(const Tensor& qkv, const Tensor& keys, const Tensor& values,
                             const Tensor& starts, const Tensor& lengths, const Tensor& pages,
                             std::int64_t longest_new, std::int64_t longest, std::int64_t heads,
-                            std::int64_t kv_heads, double scale) {
+                            std::int64_t kv_heads, double scale, double, double) {
+  check(!keys.defined() || keys.scalar_type() != at::kByte, kName,
+        "keys in E4M3 codes: a CPU reads them, a GPU does not yet");
   const Type type = check_values(qkv, 3, kName, "qkv");
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, kName,
         "heads: expected a multiple of {} key-value heads, found {}", kv_heads, heads);

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include "nvfp4/nvfp4.h"
 #include "ops/autograd.h"
 #include "ops/dispatch.h"
 #include "ops/paged_attention_kernel.h"
@@ -17,8 +18,10 @@ using at::Tensor;
 constexpr const char* kName = "paged_attention";
 
 struct Cache {
-  float *keys, *values;
-  std::int64_t count, page_tokens, stride;  // stride: floats from one token to the next
+  void *keys, *values;  // floats or, with e4m3, codes
+  bool e4m3;
+  float key_scale, value_scale;
+  std::int64_t count, page_tokens, stride;  // stride: elements from one token to the next
 };
 
 // Sequences, as the integers on the CPU have them.
@@ -30,11 +33,20 @@ struct Sequences {
   const std::int32_t* pages_of(std::int64_t s) const { return pages + s * per_row; }
 };
 
-Cache check_cache(const Tensor& qkv, const Tensor& keys, const Tensor& values, std::int64_t heads,
-                  std::int64_t kv_heads) {
+void check_cache_scales(bool e4m3, double key_scale, double value_scale) {
+  const auto fits = [](double s) { return s > 0 && s < 0x1p100 && s > 0x1p-100; };
+  check(e4m3 ? fits(key_scale) && fits(value_scale) : key_scale == 1 && value_scale == 1, kName,
+        "key_scale and value_scale: expected {}, found {} and {}",
+        e4m3 ? "positive numbers" : "1, as the cache holds no codes", key_scale, value_scale);
+}
+
+Cache check_cache(const Tensor& qkv, const Tensor& keys, const Tensor& values, double key_scale,
+                  double value_scale, std::int64_t heads, std::int64_t kv_heads) {
   check_floats(qkv, 3, kName, "qkv");
-  check_floats(keys, 4, kName, "keys");
-  check_floats(values, 4, kName, "values");
+  const bool e4m3 = keys.scalar_type() == at::kByte;
+  check_tensor(keys, e4m3 ? at::kByte : at::kFloat, 4, kName, "keys");
+  check_tensor(values, keys.scalar_type(), 4, kName, "values");
+  check_cache_scales(e4m3, key_scale, value_scale);
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, kName,
         "heads: expected a multiple of {} key-value heads, found {}", kv_heads, heads);
   check_size(qkv.size(1), heads + 2 * kv_heads, kName, "heads of qkv");
@@ -43,7 +55,13 @@ Cache check_cache(const Tensor& qkv, const Tensor& keys, const Tensor& values, s
         kName,
         "keys and values: expected contiguous [pages, page tokens, {}, {}] both, found {} and {}",
         kv_heads, qkv.size(2), describe(keys), describe(values));
-  return {keys.data_ptr<float>(), values.data_ptr<float>(), keys.size(0), keys.size(1),
+  return {keys.data_ptr(),
+          values.data_ptr(),
+          e4m3,
+          static_cast<float>(key_scale),
+          static_cast<float>(value_scale),
+          keys.size(0),
+          keys.size(1),
           kv_heads * qkv.size(2)};
 }
 
@@ -106,6 +124,21 @@ std::vector<std::int64_t> new_places(const Sequences& all, const Cache& cache) {
   return places;
 }
 
+// A token's keys or values into the cache at `place`.
+void store(const float* from, const Cache& cache, void* to, float scale, std::int64_t place) {
+  const std::int64_t at = place * cache.stride;
+  if (!cache.e4m3) {
+    std::copy_n(from, cache.stride, static_cast<float*>(to) + at);
+    return;
+  }
+  auto* codes = static_cast<std::uint8_t*>(to) + at;
+  for (std::int64_t i = 0; i < cache.stride; ++i) codes[i] = nvfp4::e4m3_encode(from[i] / scale);
+}
+
+const void* of_head(const Cache& cache, const void* all, std::int64_t elements) {
+  return static_cast<const std::byte*>(all) + elements * (cache.e4m3 ? 1 : sizeof(float));
+}
+
 struct Task {
   std::int64_t sequence, kv, first, tokens;  // the sequence's new tokens from `first` on
 };
@@ -126,8 +159,9 @@ std::vector<Task> tasks_of(const Sequences& all, std::int64_t kv_heads) {
 Tensor paged_attention_cpu(const Tensor& qkv, const Tensor& keys, const Tensor& values,
                            const Tensor& starts, const Tensor& lengths, const Tensor& pages,
                            std::int64_t longest_new, std::int64_t longest, std::int64_t heads,
-                           std::int64_t kv_heads, double scale) {
-  const Cache cache = check_cache(qkv, keys, values, heads, kv_heads);
+                           std::int64_t kv_heads, double scale, double key_scale,
+                           double value_scale) {
+  const Cache cache = check_cache(qkv, keys, values, key_scale, value_scale, heads, kv_heads);
   const Tensor in = qkv.contiguous();
   const std::int64_t tokens = in.size(0), dim = in.size(2), group = heads / kv_heads;
   const Sequences all =
@@ -139,8 +173,8 @@ Tensor paged_attention_cpu(const Tensor& qkv, const Tensor& keys, const Tensor& 
   at::parallel_for(0, tokens, row_grain(2 * cache.stride), [&](std::int64_t t, std::int64_t end) {
     for (; t < end; ++t) {
       const float* k = from + t * in_stride + heads * dim;
-      std::copy_n(k, cache.stride, cache.keys + places[t] * cache.stride);
-      std::copy_n(k + cache.stride, cache.stride, cache.values + places[t] * cache.stride);
+      store(k, cache, cache.keys, cache.key_scale, places[t]);
+      store(k + cache.stride, cache, cache.values, cache.value_scale, places[t]);
     }
   });
   Tensor out = at::empty({tokens, heads * dim}, in.options());
@@ -160,9 +194,12 @@ Tensor paged_attention_cpu(const Tensor& qkv, const Tensor& keys, const Tensor& 
                           .group = group,
                           .dim = dim,
                           .past = all.past(t.sequence) + t.first,
-                          .keys = cache.keys + t.kv * dim,
-                          .values = cache.values + t.kv * dim,
+                          .keys = of_head(cache, cache.keys, t.kv * dim),
+                          .values = of_head(cache, cache.values, t.kv * dim),
                           .kv_stride = cache.stride,
+                          .e4m3 = cache.e4m3,
+                          .key_scale = cache.key_scale,
+                          .value_scale = cache.value_scale,
                           .pages = all.pages_of(t.sequence),
                           .page_tokens = cache.page_tokens,
                           .scale = static_cast<float>(scale)};
@@ -174,8 +211,8 @@ Tensor paged_attention_cpu(const Tensor& qkv, const Tensor& keys, const Tensor& 
 TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def(
       "paged_attention(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor starts, Tensor "
-      "lengths, Tensor pages, int longest_new, int longest, int heads, int kv_heads, float scale) "
-      "-> Tensor");
+      "lengths, Tensor pages, int longest_new, int longest, int heads, int kv_heads, float scale, "
+      "float key_scale, float value_scale) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("paged_attention", paged_attention_cpu);
@@ -186,12 +223,12 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
 Tensor paged_attention(const Tensor& qkv, const Tensor& keys, const Tensor& values,
                        const Tensor& starts, const Tensor& lengths, const Tensor& pages,
                        std::int64_t longest_new, std::int64_t longest, std::int64_t heads,
-                       std::int64_t kv_heads, double scale) {
+                       std::int64_t kv_heads, double scale, double key_scale, double value_scale) {
   check(!recording({&qkv, &keys, &values}), kName,
         "it has no gradient, and one is asked for: call it under at::NoGradGuard");
   static const auto op = find_op<decltype(paged_attention_cpu)>("qad::paged_attention");
   return call_kernel(op, qkv, keys, values, starts, lengths, pages, longest_new, longest, heads,
-                     kv_heads, scale);
+                     kv_heads, scale, key_scale, value_scale);
 }
 
 }  // namespace qad::ops

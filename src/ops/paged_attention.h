@@ -9,7 +9,10 @@
 
 namespace qad::ops {
 
-// keys and values of one layer: [pages, page_tokens, kv_heads, D], contiguous, of qkv's type.
+// keys and values of one layer: [pages, page_tokens, kv_heads, D], contiguous, of qkv's type; or
+// bytes, E4M3 codes of keys / key_scale and values / value_scale (nearest even, saturating at 448),
+// which are read as code * scale, the new tokens' own too: a CPU's only. Without codes the scales
+// are 1.
 // Attention of the new tokens of several sequences, flat one behind the other, over all that is
 // cached of each. First the new tokens' keys and values are stored in the pages, then query i of a
 // sequence sees every token of it up to its own.
@@ -30,6 +33,7 @@ namespace qad::ops {
 at::Tensor paged_attention(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
                            const at::Tensor& starts, const at::Tensor& lengths,
                            const at::Tensor& pages, std::int64_t longest_new, std::int64_t longest,
-                           std::int64_t heads, std::int64_t kv_heads, double scale);
+                           std::int64_t heads, std::int64_t kv_heads, double scale,
+                           double key_scale = 1, double value_scale = 1);
 
 }  // namespace qad::ops

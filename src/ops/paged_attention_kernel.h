@@ -11,10 +11,12 @@ struct PagedHeads {
   const float* q;
   std::int64_t q_stride, tokens, group, dim;
   std::int64_t past;  // tokens of the sequence before the first of these
-  // Token t's key and value: at keys, values + (pages[t / page_tokens] * page_tokens + t %
-  // page_tokens) * kv_stride.
-  const float *keys, *values;
+  // Token t's key and value: at element (pages[t / page_tokens] * page_tokens + t % page_tokens) *
+  // kv_stride of keys and values: floats or, with `e4m3`, codes to be multiplied by the scales.
+  const void *keys, *values;
   std::int64_t kv_stride;
+  bool e4m3;
+  float key_scale, value_scale;
   const std::int32_t* pages;
   std::int64_t page_tokens;
   float scale;

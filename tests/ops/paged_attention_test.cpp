@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "nvfp4/nvfp4.h"
 #include "ops/ops.h"
 #include "reference.h"
 
@@ -32,6 +33,7 @@ struct Batch {
   std::vector<Sequence> sequences;
   std::vector<Tensor> tokens;  // [length, heads + 2 kv_heads, D] of each
   Tensor keys, values;
+  double key_scale = 1, value_scale = 1;  // of a cache of codes
   std::vector<std::vector<std::int32_t>> pages;
 
   Batch(const Heads& heads, std::int64_t page, std::vector<Sequence> s, double size = 1)
@@ -94,7 +96,7 @@ struct Batch {
     }
     return ops::paged_attention(at::cat(fresh), keys, values, at::tensor(starts, at::kInt),
                                 at::tensor(lengths, at::kInt), table, longest_new, longest, h.heads,
-                                h.kv_heads, scale());
+                                h.kv_heads, scale(), key_scale, value_scale);
   }
   Tensor run() { return run(0, sequences.size(), 0, 1 << 20); }
 
@@ -195,6 +197,38 @@ TEST(PagedAttention, NeverLooksAhead) {
   const Tensor before = b.run();
   b.tokens[0].narrow(0, 21, 9).fill_(std::numeric_limits<float>::quiet_NaN());
   expect_same(b.run().narrow(0, 0, 21), before.narrow(0, 0, 21), "earlier tokens");
+}
+
+// A cache of E4M3 codes is a cache of the floats that they decode to: of x stored with scale s,
+// e4m3(x / s) * s. The plain definition makes those floats, and every bit is the same.
+TEST(PagedAttention, ReadsCodesAsTheirValues) {
+  const double key_scale = 0.013, value_scale = 0.25;
+  for (const Heads& h : {Heads{1, 1, 8}, {3, 1, 64}, {9, 3, 64}, {8, 1, 80}, {4, 2, 5}}) {
+    Batch coded(h, 16, {{150, 150}, {1, 1}, {37, 37}});
+    Batch plain = coded;
+    plain.keys = coded.keys.clone(), plain.values = coded.values.clone();
+    coded.keys = at::full(coded.keys.sizes(), 0x7F, at::kByte);  // NaN
+    coded.values = coded.keys.clone();
+    coded.key_scale = key_scale, coded.value_scale = value_scale;
+    for (std::size_t s = 0; s < coded.tokens.size(); ++s) {
+      Tensor& x = plain.tokens[s] = coded.tokens[s].clone();
+      // Some beyond 448 scales, and some far below the smallest code.
+      coded.tokens[s].narrow(1, h.heads, 2 * h.kv_heads).mul_(3).flatten(1).select(1, 1).mul_(1e-6);
+      const auto round = [&](std::int64_t first, float scale) {
+        const Tensor part = coded.tokens[s].narrow(1, first, h.kv_heads).contiguous().clone();
+        float* p = part.data_ptr<float>();
+        for (std::int64_t i = 0; i < part.numel(); ++i)
+          p[i] = nvfp4::e4m3_decode(nvfp4::e4m3_encode(p[i] / scale)) * scale;
+        x.narrow(1, first, h.kv_heads).copy_(part);
+      };
+      round(h.heads, static_cast<float>(key_scale));
+      round(h.heads + h.kv_heads, static_cast<float>(value_scale));
+    }
+    const std::string what = fmt::format("{} of {} heads of {}", h.kv_heads, h.heads, h.dim);
+    expect_same(coded.run(0, 3, 0, 100), plain.run(0, 3, 0, 100), what + ", first tokens");
+    expect_same(coded.run(0, 1, 100, 1), plain.run(0, 1, 100, 1), what + ", one more");
+    expect_same(coded.run(0, 1, 101, 49), plain.run(0, 1, 101, 49), what + ", the rest");
+  }
 }
 
 struct Refused {
