@@ -122,7 +122,7 @@ void add_chat(CLI::App& app) {
   command.run([o] {
     apply(o->compute);
     const recipe::LoadedModel loaded =
-        recipe::load_model(o->model, models::placement_of(o->compute.device));
+        recipe::load_model(o->model, models::decoding_placement_of(o->compute.device));
     check(!loaded.tokenizer.chat_template.empty(), "chat",
           "{}: the model has no chat template; qad generate continues texts without one", o->model);
     generate::validate(o->sampling, loaded.model.config.vocabulary);

@@ -90,7 +90,7 @@ void add_generate(CLI::App& app) {
           "generate", "--samples, --batch-size and --cache-gb are for --prompts");
     apply(o->compute);
     const recipe::LoadedModel loaded =
-        recipe::load_model(o->model, models::placement_of(o->compute.device));
+        recipe::load_model(o->model, models::decoding_placement_of(o->compute.device));
     return o->prompts ? write_many(*o, loaded) : stream_one(*o, loaded);
   });
 }

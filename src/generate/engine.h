@@ -3,7 +3,7 @@
 // prompts that are being read; texts come and go between passes.
 //
 // A text depends on its own request alone: its draws are numbered by its seed and its own tokens.
-// (Products round a row alike whatever rows are beside it, on a CPU from two rows on.)
+// (On a CPU products round a row alike whatever rows are beside it.)
 #pragma once
 
 #include <cstdint>

@@ -139,8 +139,12 @@ Model build(const ModelConfig& config) {
   return model;
 }
 
+const Parameter& Model::head_parameter() const {
+  return head ? head->weight : embedding;
+}
+
 const at::Tensor& Model::head_weight() const {
-  return head ? head->weight.value : embedding.value;
+  return head_parameter().value;
 }
 
 std::vector<Parameter*> parameters(Model& model) {

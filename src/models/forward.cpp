@@ -1,15 +1,15 @@
-// The forward pass. Training and cached decoding share every line but the attention itself, which
-// is handed in: over whole documents, or over a cache that grows.
+// The forward pass. Training and decoding share every line but the attention itself, which is
+// handed in: over whole documents, or over a cache of pages.
 #include "models/model.h"
 
-#include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/ones.h>
-#include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
+
+#include <sys/mman.h>
 
 #include <cmath>
 
@@ -76,6 +76,7 @@ at::Tensor input_of(const Pass& pass, const Linear& l, const at::Tensor& like, M
 // x as input_of made it.
 at::Tensor apply(const Model& model, const Linear& l, const at::Tensor& x) {
   const at::Tensor bias = l.bias ? l.bias->value : at::Tensor();
+  if (l.weight.packed) return ops::linear(x, *l.weight.packed, bias);
   if (!model.placement.packs_inputs || !l.quant || !l.quant->input_global)
     return ops::linear(x, l.weight.value, bias);
   const ops::Quantizer q{*l.quant->input_global, l.quant->input_rule, l.quant->clipped};
@@ -155,7 +156,9 @@ Residual run_layer_twice(const Pass& pass, std::size_t i, const Residual& h) {
 
 at::Tensor run(const Pass& pass, const at::Tensor& ids) {
   const Model& model = pass.model;
-  Residual h{ops::embedding(model.embedding.value, ids), {}};
+  const Parameter& table = model.embedding;
+  Residual h{table.packed ? ops::embedding(*table.packed, ids) : ops::embedding(table.value, ids),
+             {}};
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     const bool twice = !pass.observer && at::GradMode::is_enabled() &&
                        static_cast<std::int64_t>(i) < model.placement.recomputed_layers;
@@ -183,40 +186,18 @@ Rotation rotation_of(const Model& model, std::int64_t length, at::Tensor rows) {
   return {};
 }
 
-// Room for `length` positions: doubles, so that appending one token costs amortised one copy.
-void reserve(at::Tensor& cached, const AttentionConfig& c, std::int64_t used, std::int64_t length,
-             const at::TensorOptions& options) {
-  if (cached.defined() && cached.size(1) >= length) return;
-  const std::int64_t capacity = std::max<std::int64_t>({length, 2 * used, 64});
-  at::Tensor larger = at::empty({c.kv_heads, capacity, c.head_dim}, options);
-  if (cached.defined()) larger.narrow(1, 0, used).copy_(cached.narrow(1, 0, used));
-  cached = std::move(larger);
-}
-
-// Queries of the new tokens against everything cached; query i sees `past` + i + 1 keys.
-at::Tensor attend_cached(const AttentionConfig& c, const at::Tensor& qkv, at::Tensor& keys,
-                         at::Tensor& values, std::int64_t past) {
-  const std::int64_t t = qkv.size(0), length = past + t, group = c.heads / c.kv_heads;
-  const auto split = qkv.split_with_sizes({c.heads, c.kv_heads, c.kv_heads}, 1);
-  reserve(keys, c, past, length, qkv.options());
-  reserve(values, c, past, length, qkv.options());
-  keys.narrow(1, past, t).copy_(split[1].transpose(0, 1));
-  values.narrow(1, past, t).copy_(split[2].transpose(0, 1));
-
-  // [kv_heads, group * T, D]: the heads that read one kv head become its rows.
-  const at::Tensor q = split[0].permute({1, 0, 2}).reshape({c.kv_heads, group * t, c.head_dim});
-  at::Tensor scores = at::bmm(q, keys.narrow(1, 0, length).transpose(1, 2)).to(at::kFloat);
-  scores.mul_(attention_scale(c));
-  if (t > 1) {
-    const at::Tensor hidden = at::ones({t, length}, qkv.options().dtype(at::kBool))
-                                  .triu(past + 1)
-                                  .repeat({group, 1})
-                                  .unsqueeze(0);
-    scores.masked_fill_(hidden, -INFINITY);
-  }
-  const at::Tensor mixed =
-      at::bmm(at::softmax(scores, -1).to(qkv.scalar_type()), values.narrow(1, 0, length));
-  return mixed.view({c.heads, t, c.head_dim}).transpose(0, 1).reshape({t, c.heads * c.head_dim});
+// Zeros. On a CPU memory is taken page by page as it is written, so that room for many sequences
+// costs nothing before there are many.
+at::Tensor room(at::IntArrayRef shape, const at::TensorOptions& options) {
+  std::size_t bytes = options.dtype().itemsize();
+  for (const std::int64_t n : shape) bytes *= static_cast<std::size_t>(n);
+  if (!options.device().is_cpu() || bytes == 0) return at::zeros(shape, options);
+  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  check(memory != MAP_FAILED, "paged cache",
+        "no memory for {} bytes of keys or values; ask for less", bytes);
+  return at::from_blob(
+      memory, shape, [bytes](void* p) { munmap(p, bytes); }, options);
 }
 
 }  // namespace
@@ -245,24 +226,6 @@ at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& obs
   return run({model, rotation_of(model, here.longest, here.positions), attend, observer}, here.ids);
 }
 
-at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids,
-                          KvCache& cache) {
-  const at::NoGradGuard no_grad;
-  const Tokens tokens = tokens_of({ids});
-  check_tokens(model, tokens);
-  cache.keys.resize(model.layers.size());
-  cache.values.resize(model.layers.size());
-  const std::int64_t past = cache.length, end = past + tokens.longest;
-  const auto attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
-    return attend_cached(c, qkv, cache.keys[i], cache.values[i], past);
-  };
-  const Tokens here = tokens.to(model.placement.device);
-  const at::Tensor hidden =
-      run({model, rotation_of(model, end, here.positions.add(past)), attend, {}}, here.ids);
-  cache.length = end;
-  return hidden;
-}
-
 PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens) {
   check(pages > 0 && page_tokens > 0, "paged cache", "expected pages of tokens, found {} of {}",
         pages, page_tokens);
@@ -272,9 +235,9 @@ PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t
   for (const LayerConfig& layer : model.config.layers) {
     at::Tensor keys, values;
     if (layer.attention) {
-      keys = at::zeros({pages, page_tokens, layer.attention->kv_heads, layer.attention->head_dim},
-                       options);
-      values = at::zeros_like(keys);
+      const std::int64_t heads = layer.attention->kv_heads, dim = layer.attention->head_dim;
+      keys = room({pages, page_tokens, heads, dim}, options);
+      values = room({pages, page_tokens, heads, dim}, options);
     }
     cache.keys.push_back(std::move(keys));
     cache.values.push_back(std::move(values));
@@ -305,12 +268,35 @@ at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const Pa
   return run({model, rotation_of(model, tokens.longest, here.positions), attend, {}}, here.ids);
 }
 
+at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids,
+                          KvCache& cache) {
+  PagedTokens t{tokens_of({ids}), {}, at::zeros({1, 1}, at::kInt), 0};
+  t.longest = cache.length + t.tokens.longest;
+  t.tokens.positions.add_(cache.length);
+  t.lengths = at::full({1}, t.longest, at::kInt);
+  PagedCache& page = cache.page;
+  if (page.page_tokens < t.longest) {  // doubles, so that appending costs amortised one copy
+    const PagedCache larger =
+        make_paged_cache(model, 1, std::max<std::int64_t>({t.longest, 2 * page.page_tokens, 64}));
+    for (std::size_t i = 0; i < page.keys.size(); ++i) {
+      if (!page.keys[i].defined()) continue;
+      larger.keys[i].narrow(1, 0, page.page_tokens).copy_(page.keys[i]);
+      larger.values[i].narrow(1, 0, page.page_tokens).copy_(page.values[i]);
+    }
+    page = larger;
+  }
+  const at::Tensor hidden = forward_paged(model, t, page);
+  cache.length = t.longest;
+  return hidden;
+}
+
 at::Tensor head_input(const Model& model, const at::Tensor& hidden) {
   return model.head ? quantized_input(*model.head, hidden) : hidden;
 }
 
 at::Tensor logits(const Model& model, const at::Tensor& hidden) {
   const at::Tensor x = head_input(model, hidden), &weight = model.head_weight();
+  if (const auto& packed = model.head_parameter().packed) return ops::linear(x, *packed);
   // Sums of a BF16 product are FP32, and stay so.
   return x.scalar_type() == at::kFloat ? ops::linear(x, weight) : at::mm(x, weight.t(), at::kFloat);
 }

@@ -1,4 +1,5 @@
-// A checkpoint's tensors into a model's values: parts one below the other, NVFP4 dequantised.
+// A checkpoint's tensors into a model's values: parts one below the other, NVFP4 dequantised or, in
+// a model that only writes texts, as it is.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
@@ -81,6 +82,79 @@ void check_finite(const Model& model, const fs::path& path) {
           parts[i]->name);
 }
 
+using Nvfp4Parts = std::vector<std::optional<checkpoint::Nvfp4Weight>>;
+
+// The precision that holds all parts of a matrix, of which those of `nvfp4` are quantised.
+ops::Stored stored_of(const checkpoint::Checkpoint& c, const Parameter& p,
+                      const Nvfp4Parts& nvfp4) {
+  bool all_nvfp4 = true, all_bf16 = true;
+  for (std::size_t i = 0; i < p.parts.size(); ++i) {
+    const bool quantised = i < nvfp4.size() && nvfp4[i];
+    all_nvfp4 &= quantised;
+    all_bf16 &= !quantised && c.at(p.parts[i].name).dtype == checkpoint::DType::bf16;
+  }
+  return all_nvfp4 ? ops::Stored::nvfp4 : all_bf16 ? ops::Stored::bf16 : ops::Stored::fp32;
+}
+
+const std::uint8_t* bytes(std::span<const std::byte> b) {
+  return reinterpret_cast<const std::uint8_t*>(b.data());
+}
+
+// A plain tensor into a packed weight's rows from `row` on: by pieces, so that its values in FP32
+// never exist at once, unless only the whole can be read.
+void pack_plain(const checkpoint::Checkpoint& c, const checkpoint::Tensor& t,
+                const ops::PackedWeight& to, std::int64_t row, std::vector<Job>& jobs) {
+  constexpr std::int64_t kValues = 1 << 20;
+  const std::int64_t rows = t.shape[0], cols = t.shape[1];
+  const bool whole = t.read || t.raw.empty() || cols == 0;
+  const std::int64_t step = whole ? rows : std::max<std::int64_t>(1, kValues / cols);
+  for (std::int64_t first = 0; first < rows; first += step) {
+    checkpoint::Tensor piece = t;
+    piece.shape[0] = std::min(step, rows - first);
+    if (!whole) {
+      const std::size_t row_bytes = t.raw.size() / static_cast<std::size_t>(rows);
+      piece.raw = t.raw.subspan(static_cast<std::size_t>(first) * row_bytes,
+                                static_cast<std::size_t>(piece.shape[0]) * row_bytes);
+    }
+    jobs.push_back({piece.elements(), [&c, &t, &to, piece, row, first] {
+                      std::vector<float> values(static_cast<std::size_t>(piece.elements()));
+                      if (!read_finite(piece, values.data()).empty()) {
+                        values.resize(static_cast<std::size_t>(t.elements()));
+                        fail(kOperation, "{}: {}", c.path.string(), read_finite(t, values.data()));
+                      }
+                      ops::put_rows(to, row + first, piece.shape[0], values.data());
+                    }});
+  }
+}
+
+void pack(const checkpoint::Checkpoint& c, Parameter& p, const Nvfp4Parts& nvfp4,
+          std::vector<Job>& jobs) {
+  const ops::Stored stored = stored_of(c, p, nvfp4);
+  std::vector<ops::GlobalScale> globals;
+  if (stored == ops::Stored::nvfp4)
+    for (const auto& w : nvfp4) globals.push_back({w->rows, w->global_scale});
+  const auto packed = std::make_shared<const ops::PackedWeight>(
+      ops::make_packed(stored, p.value.size(0), p.value.size(1), globals));
+  p.packed = packed;
+  std::int64_t row = 0;
+  for (std::size_t i = 0; i < p.parts.size(); ++i) {
+    if (i >= nvfp4.size() || !nvfp4[i]) {
+      pack_plain(c, c.at(p.parts[i].name), *packed, row, jobs);
+    } else {
+      jobs.push_back({nvfp4[i]->rows * nvfp4[i]->cols, [packed, stored, row, w = *nvfp4[i]] {
+                        if (stored == ops::Stored::nvfp4)
+                          return ops::put_rows(*packed, row, w.rows, bytes(w.codes),
+                                               bytes(w.scales));
+                        std::vector<float> values(static_cast<std::size_t>(w.rows * w.cols));
+                        nvfp4::dequantize(bytes(w.codes), bytes(w.scales), w.rows, w.cols,
+                                          w.global_scale, values.data());
+                        ops::put_rows(*packed, row, w.rows, values.data());
+                      }});
+    }
+    row += p.parts[i].rows;
+  }
+}
+
 }  // namespace
 
 Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
@@ -123,19 +197,30 @@ Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
       row += part.rows;
     }
   };
-  for (Linear* l : linears(model))
+  check(!placement.packs_weights || placement.device.is_cpu(), kOperation,
+        "packed weights: expected the CPU, found {}", placement.device.str());
+  for (Linear* l : linears(model)) {
+    Nvfp4Parts nvfp4;
+    for (const Part& part : l->weight.parts) {
+      nvfp4.push_back(find_nvfp4(c, linear_name(part)));
+      if (nvfp4.back() && !l->quant) l->quant = quant_of(*nvfp4.back());
+    }
+    if (placement.packs_weights) {
+      pack(c, l->weight, nvfp4, jobs);
+      continue;
+    }
+    std::size_t next = 0;
     parts(l->weight, [&](const Part& part, const at::Tensor& rows) {
-      const auto w = find_nvfp4(c, linear_name(part));
+      const auto& w = nvfp4[next++];
       if (!w) return plain(part, rows);
-      if (!l->quant) l->quant = quant_of(*w);
       fill(rows, [w = *w](float* out) {
-        nvfp4::dequantize(reinterpret_cast<const std::uint8_t*>(w.codes.data()),
-                          reinterpret_cast<const std::uint8_t*>(w.scales.data()), w.rows, w.cols,
-                          w.global_scale, out);
+        nvfp4::dequantize(bytes(w.codes), bytes(w.scales), w.rows, w.cols, w.global_scale, out);
       });
     });
+  }
+  if (placement.packs_weights) pack(c, model.embedding, {}, jobs);
   for (Parameter* p : parameters(model))
-    if (p->value.is_meta()) parts(*p, plain);
+    if (p->value.is_meta() && !p->packed) parts(*p, plain);
   run(std::move(jobs));
   copy_to_device(std::move(copies));
   check_finite(model, c.path);

@@ -20,6 +20,7 @@
 #include "models/rope.h"
 #include "models/tokens.h"
 #include "nvfp4/nvfp4.h"
+#include "ops/packed_weight.h"
 
 namespace qad::models {
 
@@ -35,6 +36,8 @@ std::string linear_name(const Part& part);
 struct Parameter {
   std::vector<Part> parts;
   at::Tensor value;  // [rows, cols] or [rows], in the model's type
+  // Instead of the value, which is then a meta tensor of its shape (Placement::packs_weights).
+  std::shared_ptr<const ops::PackedWeight> packed = nullptr;
 };
 
 // How a linear's weight and input are quantised. One weight, one global scale, one input scale: its
@@ -85,11 +88,16 @@ struct Placement {
   // The first layers that keep only what enters them, 2 H values a token, and run again in the
   // backward pass: up to a quarter more time, so only where memory is shorter still.
   std::int64_t recomputed_layers = 0;
+  // Whether weights stay as the checkpoint has them, NVFP4 in 4.5 bits a value, and are unpacked in
+  // products, to the same bits: for models that only write texts, on a CPU.
+  bool packs_weights = false;
 };
 // "cpu" or "cuda", for planning.
 Placement placement_named(const std::string& device);
 // The same, ready to compute: loads the GPU's plug-in. Throws Error when there is no such device.
 Placement placement_of(const std::string& device);
+// The same for a model that only computes forward, a few tokens at a time.
+Placement decoding_placement_of(const std::string& device);
 
 // Bytes of a GPU's memory: free for this program, and the most that it held so far.
 struct DeviceMemory {
@@ -107,13 +115,8 @@ struct Model {
   std::optional<Linear> head;  // absent when tied: the embedding serves
   mutable RopeTables rope;     // of the positions met so far; forward() grows it
 
-  const at::Tensor& head_weight() const;  // [V, H]
-};
-
-// Keys and values so far, for decoding one sequence a row; grows as needed.
-struct KvCache {
-  std::vector<at::Tensor> keys, values;  // per layer [kv_heads, capacity, head_dim]
-  std::int64_t length = 0;
+  const Parameter& head_parameter() const;
+  const at::Tensor& head_weight() const;  // its value [V, H]
 };
 
 // Keys and values of many sequences, in pages that a sequence takes as it grows (PagedAttention,
@@ -125,6 +128,12 @@ struct PagedCache {
 };
 PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens);
 double bytes_of_page(const Model& model, std::int64_t page_tokens);
+
+// Of one sequence: a page that grows.
+struct KvCache {
+  PagedCache page;
+  std::int64_t length = 0;
+};
 
 // New tokens of S sequences, one behind the other, and where the cache has the rest of each.
 struct PagedTokens {
@@ -147,11 +156,10 @@ void reserve_positions(const Model& model, std::int64_t length);
 // then outlive the backward pass, which runs recomputed layers again (not those of a forward pass
 // with an observer). `observer` may be empty. `tokens` may be on another device than the model.
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});
-// One sequence, tokens appended to `cache`: final-norm output [T, H] of the new tokens. Without
-// gradients.
-at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids, KvCache& cache);
-// The same for several sequences: the new tokens' keys and values go into their pages.
+// The same of the new tokens alone, whose keys and values go into their pages. Without gradients.
 at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache);
+// The same of one sequence, tokens appended to `cache`.
+at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids, KvCache& cache);
 // The head on hidden states (quantising them if the head is quantised): FP32 [T, V].
 at::Tensor logits(const Model& model, const at::Tensor& hidden);
 // The input of the head as its product reads it: fake-quantised if the head is. For ops::head_loss.
@@ -172,7 +180,7 @@ std::int64_t parameter_count(const ModelConfig& config);
 // Reads a checkpoint: plain weights, or NVFP4 ones dequantised with LinearQuant set, so that
 // forward() does what the deployed kernel does; rounded to the placement's type. Throws Error for
 // missing, extra or misshapen tensors and non-finite values, naming each. A tied model's own
-// lm_head.weight must equal the embedding.
+// lm_head.weight must equal the embedding. With packed weights matrices have no value.
 Model load(const checkpoint::Checkpoint& c, const Placement& placement = {});
 
 }  // namespace qad::models

@@ -67,6 +67,12 @@ Placement placement_of(const std::string& device) {
   return placement;
 }
 
+Placement decoding_placement_of(const std::string& device) {
+  Placement placement = placement_of(device);
+  placement.packs_weights = placement.device.is_cpu();
+  return placement;
+}
+
 std::string machine_name(const at::Device& device) {
   if (!device.is_cpu() && machine_text != nullptr) return machine_text();
   std::ifstream info("/proc/cpuinfo");

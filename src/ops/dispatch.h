@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ops/checks.h"
+#include "ops/threads.h"
 
 namespace qad::ops {
 

@@ -24,7 +24,7 @@ Tensor embedding_cpu(const Tensor& weight, const Tensor& ids) {
     check(id[t] >= 0 && id[t] < rows, "embedding",
           "token {} has id {}: expected 0 to {}; is the tokenizer from this checkpoint?", t, id[t],
           rows - 1);
-  at::parallel_for(0, tokens, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, tokens, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t)
       std::memcpy(to + t * cols, from + id[t] * cols, cols * sizeof(float));
   });
@@ -38,7 +38,7 @@ void add_rows(const Tensor& grad, const Tensor& ids, float* to) {
   const Tensor g = grad.contiguous(), i = ids.contiguous();
   const float* from = g.const_data_ptr<float>();
   const std::int64_t* id = i.const_data_ptr<std::int64_t>();
-  at::parallel_for(0, cols, row_grain(tokens), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, cols, row_grain(tokens), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = 0; t < tokens; ++t) {
       const float* a = from + t * cols;
       float* b = to + id[t] * cols;

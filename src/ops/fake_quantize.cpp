@@ -17,7 +17,7 @@ Tensor fake_quantize_cpu(const Tensor& x, double global, std::int64_t rule, cons
   const std::int64_t cols = in.size(-1), rows = cols == 0 ? 0 : in.numel() / cols;
   const float* from = in.const_data_ptr<float>();
   float* to = out.data_ptr<float>();
-  at::parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
     quantize(from + begin * cols, end - begin, cols, to + begin * cols);
   });
   quantize.count();

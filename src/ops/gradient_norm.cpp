@@ -44,13 +44,13 @@ Tensor gradient_norm_cpu(at::TensorList grads) {
     for (std::int64_t i = 0; i < n; i += kChunk)
       chunks.push_back({x + i, std::min(kChunk, n - i), i + kChunk >= n, 0});
   }
-  at::parallel_for(0, static_cast<std::int64_t>(chunks.size()), 1,
-                   [&](std::int64_t begin, std::int64_t end) {
-                     for (std::int64_t c = begin; c < end; ++c) {
-                       Chunk& chunk = chunks[static_cast<std::size_t>(c)];
-                       chunk.sum = sum_of_squares(chunk.x, chunk.n);
-                     }
-                   });
+  parallel_for(0, static_cast<std::int64_t>(chunks.size()), 1,
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t c = begin; c < end; ++c) {
+                   Chunk& chunk = chunks[static_cast<std::size_t>(c)];
+                   chunk.sum = sum_of_squares(chunk.x, chunk.n);
+                 }
+               });
   double total = 0, tensor = 0;
   for (const Chunk& c : chunks) {
     tensor += c.sum;

@@ -121,7 +121,7 @@ Outputs head_loss_cpu(const Tensor& student_hidden, const Tensor& student_weight
     product_into(s, hidden, in.student_weight.t());
     if (teacher) product_into(t, in.teacher_hidden.narrow(0, begin, n), in.teacher_weight.t());
     float *sp = s.data_ptr<float>(), *tp = teacher ? t.data_ptr<float>() : nullptr;
-    at::parallel_for(0, n, row_grain(vocabulary), [&](std::int64_t first, std::int64_t last) {
+    parallel_for(0, n, row_grain(vocabulary), [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t r = first; r < last; ++r) {
         const std::int64_t i = begin + r;
         const RowResult row = head_row(sp + r * vocabulary, teacher ? tp + r * vocabulary : nullptr,

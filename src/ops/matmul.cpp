@@ -9,6 +9,8 @@
 #include <new>
 
 #include "ops/matmul_kernel.h"
+#include "ops/packed_kernel.h"
+#include "ops/threads.h"
 
 namespace qad::ops {
 namespace {
@@ -19,7 +21,9 @@ constexpr std::int64_t kDepth = 288;
 constexpr std::int64_t kRows = 240;
 constexpr std::int64_t kColumns = 384;
 constexpr std::int64_t kThreadWork = 1 << 18;  // multiplications worth waking a thread for
-constexpr std::int64_t kPackRows = 16;  // copying an element of b costs as much as so many rows
+constexpr std::int64_t kRowWork = 1 << 16;  // the same for a product of one row, which is cut into
+constexpr std::int64_t kRowPieces = 4;      // a thread: who waits for memory less does more of them
+constexpr std::int64_t kPackRows = 16;      // copying an element of b costs as much as so many rows
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -30,8 +34,14 @@ std::int64_t even_block(std::int64_t n, std::int64_t most, std::int64_t step) {
   return divide_up(n, std::max<std::int64_t>(1, divide_up(n, most)) * step) * step;
 }
 
+// The terms of each sum are added in blocks of so many.
+std::int64_t depth_of(std::int64_t k) {
+  return even_block(k, kDepth, 16);
+}
+
 struct Product {
   Matrix a, b;
+  const PackedMatrix* packed;  // b is its transpose, if there is one
   float* c;
   std::int64_t c_stride, k;
   Addend addend;
@@ -86,33 +96,33 @@ void multiply_block(const Product& p, const Part& part, std::int64_t k0, std::in
 }
 
 void multiply_part(const Product& p, const Part& part) {
-  thread_local const auto packed = hwy::AllocateAligned<float>(kDepth * kColumns);
-  if (!packed) throw std::bad_alloc();
+  thread_local const auto panels = hwy::AllocateAligned<float>(kDepth * kColumns);
+  if (!panels) throw std::bad_alloc();
   // Rows of just one panel's width are a panel as they are.
   const bool pack = p.b.transposed || part.n1 - part.n0 != kPanel || p.b.stride != kPanel;
-  const std::int64_t k_block = even_block(p.k, kDepth, 4);
+  const std::int64_t k_block = depth_of(p.k);
   const std::int64_t n_block = even_block(part.n1 - part.n0, kColumns, kPanel);
   for (std::int64_t n = part.n0; n < part.n1; n += n_block) {
     const std::int64_t columns = std::min(n_block, part.n1 - n);
     std::int64_t k = 0;
     do {  // at least once: an empty sum is stored, too
       const std::int64_t depth = std::min(k_block, p.k - k);
-      const float* b = element(p.b, k, n);
-      if (pack) pack_panels({b, p.b.stride, p.b.transposed}, depth, columns, packed.get());
-      multiply_block(p, part, k, depth, n, columns, pack ? packed.get() : b);
+      const float* b = panels.get();
+      if (p.packed != nullptr)
+        unpack_panels(*p.packed, k, depth, n, columns, panels.get());
+      else if (pack)
+        pack_panels({element(p.b, k, n), p.b.stride, p.b.transposed}, depth, columns, panels.get());
+      else
+        b = element(p.b, k, n);
+      multiply_block(p, part, k, depth, n, columns, b);
       k += depth;
     } while (k < p.k);
   }
 }
 
-}  // namespace
-
-void matmul(const Matrix& a, const Matrix& b, float* c, std::int64_t c_stride, std::int64_t m,
-            std::int64_t n, std::int64_t k, const Addend& addend) {
-  if (m == 0 || n == 0) return;
-  const Product product{a, b, c, c_stride, k, addend};
+void multiply(const Product& product, std::int64_t m, std::int64_t n) {
   const std::int64_t threads =
-      std::clamp<std::int64_t>(m * n * k / kThreadWork, 1, at::get_num_threads());
+      std::clamp<std::int64_t>(m * n * product.k / kThreadWork, 1, at::get_num_threads());
   // A grid of parts; each copies its own columns of b, so that no thread waits for another.
   std::int64_t across = 1, rows = m, columns = n, least = INT64_MAX;
   for (std::int64_t x = 1; x <= threads; ++x) {
@@ -122,11 +132,32 @@ void matmul(const Matrix& a, const Matrix& b, float* c, std::int64_t c_stride, s
     least = (r + kPackRows) * w;
     across = x, rows = r, columns = w;
   }
-  at::parallel_for(0, across * divide_up(m, rows), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t m0 = i / across * rows, n0 = i % across * columns;
-      multiply_part(product, {m0, std::min(m, m0 + rows), n0, std::min(n, n0 + columns)});
-    }
+  for_pieces(across * divide_up(m, rows), [&](std::int64_t i) {
+    const std::int64_t m0 = i / across * rows, n0 = i % across * columns;
+    multiply_part(product, {m0, std::min(m, m0 + rows), n0, std::min(n, n0 + columns)});
+  });
+}
+
+}  // namespace
+
+void matmul(const Matrix& a, const Matrix& b, float* c, std::int64_t c_stride, std::int64_t m,
+            std::int64_t n, std::int64_t k, const Addend& addend) {
+  if (m == 0 || n == 0) return;
+  multiply({a, b, nullptr, c, c_stride, k, addend}, m, n);
+}
+
+void matmul_packed(const Matrix& a, const PackedMatrix& w, float* c, std::int64_t c_stride,
+                   std::int64_t m, const float* bias) {
+  if (m == 0 || w.rows == 0) return;
+  if (m > 1 || a.transposed)
+    return multiply({a, {}, &w, c, c_stride, w.cols, {bias, 0}}, m, w.rows);
+  // By fours: a thread adds so many sums side by side (packed_kernel.cpp).
+  const std::int64_t groups = w.groups(), depth = depth_of(w.cols);
+  const std::int64_t least = kRowWork / std::max<std::int64_t>(1, w.cols * kSideBySide);
+  const std::int64_t size =
+      divide_up(std::max(least, groups / (kRowPieces * at::get_num_threads())) + 1, 4) * 4;
+  for_pieces(divide_up(groups, size), [&](std::int64_t i) {
+    multiply_row(w, a.data, bias, depth, i * size, std::min(groups, (i + 1) * size), c);
   });
 }
 

@@ -1,6 +1,7 @@
 // Products of FP32 matrices on the CPU, at 85 to 95% of what the cores can do on Zen 4, where MKL
-// has 60 to 85%. Meant for two rows or more: with one row and a weight that is in a cache at::mm
-// needs half the time, since here the weight is copied before it is used.
+// has 60 to 85%. Meant for two rows or more: the weight is copied before it is used. What decodes
+// one token after the other has packed weights (ops/packed_matrix.h), whose products have the same
+// bits.
 #pragma once
 
 #include <cstdint>

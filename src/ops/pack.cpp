@@ -27,7 +27,7 @@ std::tuple<Tensor, Tensor> pack_cpu(const Tensor& x, double global) {
   const Tensor scales = at::empty({rows, blocks}, codes.options());
   const float* from = in.const_data_ptr<float>();
   auto *c = codes.data_ptr<std::uint8_t>(), *s = scales.data_ptr<std::uint8_t>();
-  at::parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
     nvfp4::pack(from + begin * cols, end - begin, cols, g, bf16,
                 c + begin * blocks * nvfp4::kBlock / 2, s + begin * blocks);
   });
@@ -48,7 +48,7 @@ Tensor unpack_cpu(const Tensor& codes, const Tensor& scales, std::int64_t cols, 
   const Tensor out = at::empty({rows, cols}, codes.options().dtype(at::kFloat));
   const auto *code = c.const_data_ptr<std::uint8_t>(), *scale = s.const_data_ptr<std::uint8_t>();
   float* to = out.data_ptr<float>();
-  at::parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
     nvfp4::dequantize(code + begin * blocks * nvfp4::kBlock / 2, scale + begin * blocks,
                       end - begin, cols, g, to + begin * cols);
   });

@@ -170,7 +170,7 @@ Tensor paged_attention_cpu(const Tensor& qkv, const Tensor& keys, const Tensor& 
   const float* from = in.const_data_ptr<float>();
   const std::int64_t in_stride = in.size(1) * dim;
   // All are stored before any is read: a piece of a prompt reads those of the pieces before it.
-  at::parallel_for(0, tokens, row_grain(2 * cache.stride), [&](std::int64_t t, std::int64_t end) {
+  parallel_for(0, tokens, row_grain(2 * cache.stride), [&](std::int64_t t, std::int64_t end) {
     for (; t < end; ++t) {
       const float* k = from + t * in_stride + heads * dim;
       store(k, cache, cache.keys, cache.key_scale, places[t]);

@@ -44,7 +44,6 @@ Tensor product(const Tensor& a, const Tensor& b, const Tensor& bias) {
     check_floats(bias, 1, "product", "bias");
     check_size(bias.size(0), b.size(1), "product", "size of bias");
   }
-  if (a.size(0) == 1) return bias.defined() ? at::addmm(bias, a, b) : at::mm(a, b);
   const Tensor c = at::empty({a.size(0), b.size(1)}, a.options());
   const Tensor row = bias.defined() ? bias.contiguous() : Tensor();
   multiply(c, a, b, {row.defined() ? row.const_data_ptr<float>() : nullptr, 0});

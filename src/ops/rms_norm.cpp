@@ -1,8 +1,6 @@
 // Root-mean-square norm, with the residual sum before it and the quantisation after it. Saves 1/rms
 // a row; the weight's gradient is summed over fixed blocks of rows, so that it does not depend on
 // the number of threads.
-#include <ATen/ops/add.h>
-
 #include <cmath>
 
 #include "ops/autograd.h"
@@ -29,18 +27,27 @@ std::tuple<Tensor, Tensor, Tensor> rms_norm_cpu(const Tensor& x, const std::opti
   }
   RowQuantizer quantize("rms_norm", global, rule, clipped);
   const Tensor scale = weight.contiguous();
-  const Tensor in = delta ? at::add(x, *delta).contiguous() : x.contiguous();
+  const Tensor first = x.contiguous(), second = delta ? delta->contiguous() : Tensor();
+  const Tensor in = delta ? at::empty_like(first) : first;
   const std::int64_t cols = scale.numel(), rows = cols == 0 ? 0 : in.numel() / cols;
   Tensor out = at::empty_like(in), inverse = at::empty({rows}, in.options());
   const float* from = in.const_data_ptr<float>();
+  const float* before = first.const_data_ptr<float>();
+  const float* added = delta ? second.const_data_ptr<float>() : nullptr;
+  float* sums = delta ? in.data_ptr<float>() : nullptr;
   const float* w = scale.const_data_ptr<float>();
   float* to = out.data_ptr<float>();
   float* inv = inverse.data_ptr<float>();
-  at::parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, rows, row_grain(cols), [&](std::int64_t begin, std::int64_t end) {
     const FloatTag d;
     for (std::int64_t r = begin; r < end; ++r) {
       const float* a = from + r * cols;
       float* y = to + r * cols;
+      if (added != nullptr)
+        for_lanes(d, cols, [&](std::int64_t i, std::int64_t n) {
+          const std::int64_t at = r * cols + i;
+          store(d, hn::Add(load(d, before + at, n), load(d, added + at, n)), sums + at, n);
+        });
       auto squares = hn::Zero(d);
       for_lanes(d, cols, [&](std::int64_t i, std::int64_t n) {
         const auto v = load(d, a + i, n);
@@ -76,7 +83,7 @@ std::tuple<Tensor, Tensor> rms_norm_backward_cpu(const Tensor& grad,
   const float *w = scale.const_data_ptr<float>(), *inv = inverse.const_data_ptr<float>();
   const float* bp = beside.defined() ? beside.const_data_ptr<float>() : nullptr;
   float *dxp = dx.data_ptr<float>(), *sums = partial.data_ptr<float>();
-  at::parallel_for(0, blocks, row_grain(cols * block), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, blocks, row_grain(cols * block), [&](std::int64_t begin, std::int64_t end) {
     const FloatTag d;
     for (std::int64_t b = begin; b < end; ++b)
       for (std::int64_t r = b * block; r < std::min(rows, (b + 1) * block); ++r) {

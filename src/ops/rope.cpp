@@ -49,7 +49,7 @@ Tensor rope_cpu(const Tensor& x, const Tensor& cos, const Tensor& sin, const Ten
           at[t], c.size(0) - 1);
   float* to = out.data_ptr<float>();
   const float sign = backward ? -1.0f : 1.0f;
-  at::parallel_for(0, tokens, row_grain(heads * dim), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, tokens, row_grain(heads * dim), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       const float* a = from + t * heads * dim;
       float* y = to + t * heads * dim;

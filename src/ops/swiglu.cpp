@@ -24,7 +24,7 @@ Tensor swiglu_cpu(const Tensor& gate_up, double global, std::int64_t rule,
   Tensor out = at::empty({rows, cols}, in.options());
   const float* from = in.const_data_ptr<float>();
   float* to = out.data_ptr<float>();
-  at::parallel_for(0, rows, row_grain(2 * cols), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, rows, row_grain(2 * cols), [&](std::int64_t begin, std::int64_t end) {
     const FloatTag d;
     for (std::int64_t r = begin; r < end; ++r) {
       const float *gate = from + r * 2 * cols, *up = gate + cols;
@@ -47,7 +47,7 @@ Tensor swiglu_backward_cpu(const Tensor& grad, const Tensor& gate_up) {
   Tensor out = at::empty_like(in);
   const float *from = in.const_data_ptr<float>(), *dy = gy.const_data_ptr<float>();
   float* to = out.data_ptr<float>();
-  at::parallel_for(0, rows, row_grain(2 * cols), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, rows, row_grain(2 * cols), [&](std::int64_t begin, std::int64_t end) {
     const FloatTag d;
     const auto one = hn::Set(d, 1.0f);
     for (std::int64_t r = begin; r < end; ++r) {

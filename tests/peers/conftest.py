@@ -3,6 +3,8 @@ import json, pathlib, subprocess
 
 import pytest
 import torch
+from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -53,6 +55,32 @@ def tiny(request, tmp_path_factory, tokenizer_files):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer_files / name).read_bytes())
     return folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def fake_quantize(x, scale):
+    """NVFP4 activations as deployed kernels see them, by ModelOpt's own quantiser under our input scale."""
+    flat = x.reshape(-1, x.shape[-1])
+    q, block, two = NVFP4QTensor.quantize(flat, 16, weights_scaling_factor_2=scale)
+    return q.dequantize(dtype=torch.float32, scale=block, double_scale=two, block_sizes={-1: 16}).reshape(x.shape)
+
+
+@torch.no_grad()
+def deployed(folder, quantised):
+    """Transformers' model of `folder` in FP32 with the weights of its NVFP4 checkpoint, which ModelOpt decodes, and, if
+    that has input scales, with quantised activations."""
+    tensors = load_file(quantised / "model.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for name, module in model.named_modules():
+        if f"{name}.weight_scale" not in tensors:
+            continue
+        codes = tensors[f"{name}.weight"]
+        q = NVFP4QTensor((codes.shape[0], codes.shape[1] * 2), torch.float32, codes)
+        module.weight.copy_(q.dequantize(dtype=torch.float32, scale=tensors[f"{name}.weight_scale"],
+                                         double_scale=tensors[f"{name}.weight_scale_2"], block_sizes={-1: 16}))
+        scale = tensors.get(f"{name}.input_scale")
+        if scale is not None:
+            module.register_forward_pre_hook(lambda m, args, scale=scale: (fake_quantize(args[0], scale),))
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import ROOT, qad
+from conftest import ROOT, deployed, qad
 
 TEXT = (ROOT / "data/tinystories/validation.txt").read_text().split("<|endoftext|>")
 
@@ -28,12 +28,11 @@ def complete(model, prompts, out, *more, ok=True):
     return found
 
 
-@torch.no_grad()
-def test_greedy_texts_are_transformers_over_200_tokens(tokenizer_files, prompts, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(tokenizer_files, dtype=torch.float32)
-    ours = complete(tokenizer_files, prompts, tmp_path / "a.jsonl", "--max-tokens", 200)
-    alone = complete(tokenizer_files, prompts, tmp_path / "b.jsonl", "--max-tokens", 200, "--batch-size", 1)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_files)
+def assert_greedy(folder, model, prompts, tmp_path):
+    """Texts of `folder`, together and alone, are `model`'s, token by token over 200 tokens."""
+    ours = complete(folder, prompts, tmp_path / "a.jsonl", "--max-tokens", 200)
+    alone = complete(folder, prompts, tmp_path / "b.jsonl", "--max-tokens", 200, "--batch-size", 1)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     for (index, sample), line in ours.items():
         assert sample == 0 and alone[index, 0]["token_ids"] == line["token_ids"]
         ids = tokenizer(line["prompt"], return_tensors="pt").input_ids
@@ -43,6 +42,21 @@ def test_greedy_texts_are_transformers_over_200_tokens(tokenizer_files, prompts,
         assert line["finish_reason"] == ("stop" if ended else "length")
         if ended:
             assert theirs[len(line["token_ids"])] == model.generation_config.eos_token_id
+
+
+@torch.no_grad()
+def test_greedy_texts_are_transformers_over_200_tokens(tokenizer_files, prompts, tmp_path):
+    assert_greedy(tokenizer_files, AutoModelForCausalLM.from_pretrained(tokenizer_files, dtype=torch.float32), prompts, tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", ["nvfp4-weight-only", "nvfp4"])
+def test_greedy_texts_of_nvfp4_are_those_of_its_bytes(tokenizer_files, prompts, tmp_path, recipe):
+    """Packed weights, quantised activations with recipe nvfp4; the peer decodes the bytes and quantises by ModelOpt."""
+    out = tmp_path / "nvfp4"
+    qad("quantize", tokenizer_files, "-o", out, "--recipe", recipe, "--calib", ROOT / "data/tinystories/validation.txt",
+        "--calib-sequences", 8)
+    assert_greedy(out, deployed(tokenizer_files, out), prompts, tmp_path)
 
 
 def test_a_cut_file_is_completed_and_others_are_refused(tokenizer_files, prompts, tmp_path):

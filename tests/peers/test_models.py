@@ -6,7 +6,7 @@ from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import ROOT, qad
+from conftest import ROOT, deployed, qad
 
 FUSED = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("o_proj",), ("down_proj",)]
 
@@ -27,13 +27,6 @@ def test_logits_equal_transformers(tiny, ids_file, tmp_path):
     assert_close(logits_of(folder, ids_file, tmp_path), model(ids_file[1]).logits)
 
 
-def fake_quantize(x, scale):
-    """NVFP4 activations as deployed kernels see them, by ModelOpt's own quantiser under our input scale."""
-    flat = x.reshape(-1, x.shape[-1])
-    q, block, two = NVFP4QTensor.quantize(flat, 16, weights_scaling_factor_2=scale)
-    return q.dequantize(dtype=torch.float32, scale=block, double_scale=two, block_sizes={-1: 16}).reshape(x.shape)
-
-
 @torch.no_grad()
 def test_nvfp4_checkpoint_gives_the_logits_of_its_bytes(tiny, ids_file, tmp_path):
     """ModelOpt decodes our codes and quantises the activations; Transformers multiplies; the logits are ours."""
@@ -41,17 +34,7 @@ def test_nvfp4_checkpoint_gives_the_logits_of_its_bytes(tiny, ids_file, tmp_path
     out = tmp_path / "nvfp4"
     qad("quantize", folder, "-o", out, "--calib", ROOT / "data/tinystories/validation.txt", "--calib-sequences", 8)
     qad("verify", out)
-    tensors = load_file(out / "model.safetensors")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    for name, module in model.named_modules():
-        if f"{name}.weight_scale" not in tensors:
-            continue
-        codes = tensors[f"{name}.weight"]
-        q = NVFP4QTensor((codes.shape[0], codes.shape[1] * 2), torch.float32, codes)
-        module.weight.copy_(q.dequantize(dtype=torch.float32, scale=tensors[f"{name}.weight_scale"],
-                                         double_scale=tensors[f"{name}.weight_scale_2"], block_sizes={-1: 16}))
-        scale = tensors[f"{name}.input_scale"]
-        module.register_forward_pre_hook(lambda m, args, scale=scale: (fake_quantize(args[0], scale),))
+    model = deployed(folder, out)
     # One E2M1 code that falls the other way at a tie moves a logit; FP32 summation order decides such ties, so the
     # bound is on the bulk: all but 1 % of the logits within 1e-3, and everything within 5 %.
     ours, theirs = logits_of(out, ids_file, tmp_path), model(ids_file[1]).logits

@@ -124,6 +124,17 @@ TEST_P(RoundTrip, LoadsToTheSameValuesAndLogits) {
   models::Model plain = models::load(c);
   EXPECT_TRUE(at::equal(run(model), run(read)));
   EXPECT_FALSE(at::equal(run(model), run(plain)));
+
+  // What decodes texts holds the file's own bytes, and gives the same bits.
+  const models::Model packed = models::load(written, {.packs_weights = true});
+  EXPECT_TRUE(at::equal(run(model), run(packed)));
+  for (const models::Linear* l : models::linears(packed)) {
+    const std::int64_t values = l->weight.value.numel();
+    ASSERT_TRUE(l->weight.value.is_meta());
+    EXPECT_EQ(l->weight.packed->nbytes() * 8, l->quant ? values * 9 / 2 : values * 16)
+        << l->weight.parts[0].name;
+  }
+  EXPECT_EQ(packed.embedding.packed->nbytes(), packed.embedding.value.numel() * 2);
 }
 
 Policy with(std::string name, auto&& change) {
