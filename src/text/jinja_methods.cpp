@@ -221,8 +221,8 @@ Value call_string(Interpreter& in, const std::string& name, const Str& self, con
     return all_points(
         text, [](std::string_view p) { return p.size() == 1 && p[0] >= '0' && p[0] <= '9'; });
   }
-  if (name == "isupper") return upper(text) == text && lower(text) != text;
-  return lower(text) == text && upper(text) != text;  // islower
+  if (name == "isupper") return is_upper(text);
+  return is_lower(text);  // islower
 }
 
 Value call_dict(Interpreter& in, const std::string& name, const Value& self, const Args& args) {

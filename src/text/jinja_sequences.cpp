@@ -261,8 +261,7 @@ bool apply_test(Interpreter& in, const std::string& name, const Value& v, const 
   if (name == "escaped") return v.str() && v.str()->markup;
   if (name == "upper" || name == "lower") {
     const std::string text = to_str(budget, v);
-    return name == "upper" ? upper(text) == text && lower(text) != text
-                           : lower(text) == text && upper(text) != text;
+    return name == "upper" ? is_upper(text) : is_lower(text);
   }
   budget.raise("test '{}' is not supported", name);
 }

@@ -34,10 +34,91 @@ std::string map_case(std::string_view utf8, F f) {
   return out;
 }
 
+enum class Case { none, lower, upper, title };
+
+// Unicode's Lowercase and Uppercase: the letters, and what looks like one (Roman numerals, letters
+// in circles, modifier letters).
+Case case_of(utf8proc_int32_t c) {
+  switch (utf8proc_category(c)) {
+    case UTF8PROC_CATEGORY_LL:
+      return Case::lower;
+    case UTF8PROC_CATEGORY_LU:
+      return Case::upper;
+    case UTF8PROC_CATEGORY_LT:
+      return Case::title;
+    default:
+      break;
+  }
+  constexpr utf8proc_int32_t kUpper[][2] = {{0x2160, 0x216f},
+                                            {0x24b6, 0x24cf},
+                                            {0x1f130, 0x1f149},
+                                            {0x1f150, 0x1f169},
+                                            {0x1f170, 0x1f189}};
+  constexpr utf8proc_int32_t kLower[][2] = {
+      {0xaa, 0xaa},       {0xba, 0xba},       {0x2b0, 0x2b8},     {0x2c0, 0x2c1},
+      {0x2e0, 0x2e4},     {0x345, 0x345},     {0x37a, 0x37a},     {0x1d2c, 0x1d6a},
+      {0x1d78, 0x1d78},   {0x1d9b, 0x1dbf},   {0x2071, 0x2071},   {0x207f, 0x207f},
+      {0x2090, 0x209c},   {0x2170, 0x217f},   {0x24d0, 0x24e9},   {0x2c7c, 0x2c7d},
+      {0xa69c, 0xa69d},   {0xa770, 0xa770},   {0xa7f8, 0xa7f9},   {0xab5c, 0xab5f},
+      {0x10780, 0x10780}, {0x10783, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba}};
+  for (const auto& [first, last] : kUpper)
+    if (first <= c && c <= last) return Case::upper;
+  for (const auto& [first, last] : kLower)
+    if (first <= c && c <= last) return Case::lower;
+  return Case::none;
+}
+
 bool cased(utf8proc_int32_t c) {
-  const auto category = utf8proc_category(c);
-  return category == UTF8PROC_CATEGORY_LU || category == UTF8PROC_CATEGORY_LL ||
-         category == UTF8PROC_CATEGORY_LT;
+  return case_of(c) != Case::none;
+}
+
+bool all_of_case(std::string_view utf8, Case wanted) {
+  bool any = false;
+  for (const auto cp : code_points(utf8)) {
+    const Case found = case_of(decode(cp));
+    if (found != Case::none && found != wanted) return false;
+    any |= found == wanted;
+  }
+  return any;
+}
+
+// Unicode's Case_Ignorable: what may stand inside a word without being a letter of it.
+bool case_ignorable(utf8proc_int32_t c) {
+  switch (utf8proc_category(c)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_SK:
+      return true;
+    default:
+      return std::u32string_view(
+                 U"'.:\u00b7\u2018\u2019\u2024\u2027\u0387\u055f\u05f4"
+                 U"\ufe13\ufe52\ufe55\uff07\uff0e\uff1a")
+                 .find(static_cast<char32_t>(c)) != std::u32string_view::npos;
+  }
+}
+
+// Whether the letter at [begin, end) ends a word of several letters: there a capital sigma becomes
+// a final one (Unicode's Final_Sigma).
+bool ends_word(std::string_view utf8, std::size_t begin, std::size_t end) {
+  const auto letter_next = [&](bool forward) {
+    for (std::size_t at = forward ? end : begin; forward ? at < utf8.size() : at > 0;) {
+      std::size_t first = at, last = at;
+      const auto inside = [&](std::size_t i) {
+        return (static_cast<unsigned char>(utf8[i]) & 0xC0) == 0x80;
+      };
+      if (forward)
+        for (++last; last < utf8.size() && inside(last);) ++last;
+      else
+        for (--first; first > 0 && inside(first);) --first;
+      const auto c = decode(utf8.substr(first, last - first));
+      if (!case_ignorable(c)) return cased(c);
+      at = forward ? last : first;
+    }
+    return false;
+  };
+  return letter_next(false) && !letter_next(true);
 }
 
 bool printable(utf8proc_int32_t c) {
@@ -78,10 +159,29 @@ std::size_t length(std::string_view utf8) {
 }
 
 std::string lower(std::string_view utf8) {
-  return map_case(utf8, utf8proc_tolower);
+  std::string out;
+  out.reserve(utf8.size());
+  for (std::size_t i = 0; i < utf8.size();) {
+    std::size_t end = i + 1;
+    while (end < utf8.size() && (static_cast<unsigned char>(utf8[end]) & 0xC0) == 0x80) ++end;
+    const auto c = decode(utf8.substr(i, end - i));
+    if (c == 0x130)
+      out += "i\u0307";  // the one letter whose lower case is two
+    else
+      append(out, c == 0x3A3 && ends_word(utf8, i, end) ? 0x3C2 : utf8proc_tolower(c));
+    i = end;
+  }
+  return out;
 }
 std::string upper(std::string_view utf8) {
   return map_case(utf8, utf8proc_toupper);
+}
+
+bool is_upper(std::string_view utf8) {
+  return all_of_case(utf8, Case::upper);
+}
+bool is_lower(std::string_view utf8) {
+  return all_of_case(utf8, Case::lower);
 }
 
 std::string capitalize(std::string_view utf8) {

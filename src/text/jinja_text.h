@@ -9,8 +9,10 @@ namespace qad::text::jinja {
 
 std::vector<std::string_view> code_points(std::string_view utf8);
 std::size_t length(std::string_view utf8);  // in code points
-std::string lower(std::string_view utf8);   // one code point to one (ß stays ß)
-std::string upper(std::string_view utf8);
+std::string lower(std::string_view utf8);
+std::string upper(std::string_view utf8);  // one code point to one (ß stays ß)
+bool is_upper(std::string_view utf8);  // str.isupper(): letters of this case alone, at least one
+bool is_lower(std::string_view utf8);
 std::string capitalize(std::string_view utf8);
 std::string title(std::string_view utf8);
 bool is_space(std::string_view code_point);

@@ -195,6 +195,7 @@ t is true ~ (1 is true) ~ (false is false) ~ (n is false)
 1 is eq 1 ~ (1 is ne 1) ~ (1 is lt 2) ~ (2 is ge(2)) ~ ('a' is equalto 'a')
 'a' is in ['a'] ~ ('a' is in('abc'))
 'A' is upper ~ ('a' is lower)
+'ΟΔΟΣ ΑΣ. Σ ΣΑΣ-Σ İß'.lower() ~ ('ΑΣ\u0301'|lower) ~ 'Ⅳ ª'.isupper() ~ 'ⅳ ª'.islower() ~ ('ǅ' is upper) ~ ('1 Ⓐ' is upper)
 n is none and t is not false
 1 if t
 1 if n
