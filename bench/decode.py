@@ -1,7 +1,6 @@
 """Tokens/s of greedy decoding beside llama.cpp on the same cores and weights, in turn:
 
-    pip install --target DIR llama-cpp-python==0.3.36      # compiles llama.cpp for this machine, five minutes
-    PYTHONPATH=DIR $(scripts/peers) bench/decode.py [rounds]
+    PYTHONPATH=build/llama-cpp $(scripts/peers) bench/decode.py [rounds]     # bench/run says how it gets there
 
 SmolLM2-135M's shape with random weights. Ours: `qad generate --prompts` of the BF16 checkpoint and of NVFP4 ones made of
 it. The peer: GGUF files of the same weights in Q8_0 and F16 (a Llama graph, no vocabulary), all sequences in one batch,
@@ -110,6 +109,10 @@ def main():
         qad("convert", ROOT / "data/stories260k/stories260K.bin", bf16)  # for its tokenizer
         prompt = AutoTokenizer.from_pretrained(bf16)(PROMPT).input_ids
         smollm2_135m(bf16)
+        tokenizer = json.loads((bf16 / "tokenizer.json").read_text())  # of 512 tokens: random weights write others
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary |= {f"<{i}>": i for i in range(len(vocabulary), 49152)}
+        (bf16 / "tokenizer.json").write_text(json.dumps(tokenizer))
         for name in ("config.json", "generation_config.json"):  # texts end at NEW tokens only
             config = json.loads((bf16 / name).read_text())
             config.pop("eos_token_id", None)

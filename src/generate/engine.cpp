@@ -221,7 +221,9 @@ void Engine::run(const std::vector<Share>& shares) {
   if (last.empty()) return;
 
   const at::NoGradGuard no_grad;
-  const at::Tensor rows = hidden.index_select(0, at::tensor(last).to(hidden.device()));
+  const bool all = static_cast<std::int64_t>(last.size()) == hidden.size(0);
+  const at::Tensor rows =
+      all ? hidden : hidden.index_select(0, at::tensor(last).to(hidden.device()));
   const at::Tensor logits = models::logits(model_, rows).to(at::kCPU, at::kFloat).contiguous();
   std::vector<std::pair<Sequence*, Finish>> ended;
   std::int64_t row = 0;

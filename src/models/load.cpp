@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "models/device_copy.h"
 #include "models/verify.h"
+#include "ops/threads.h"
 
 namespace qad::models {
 namespace {
@@ -28,9 +29,8 @@ void run(std::vector<Job> jobs) {
   std::sort(jobs.begin(), jobs.end(),
             [](const Job& a, const Job& b) { return a.elements > b.elements; });
   std::atomic<std::size_t> next = 0;
-  at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t worker = begin; worker < end; ++worker)
-      for (std::size_t i; (i = next++) < jobs.size();) jobs[i].read();
+  ops::for_pieces(at::get_num_threads(), [&](std::int64_t) {
+    for (std::size_t i; (i = next++) < jobs.size();) jobs[i].read();
   });
 }
 

@@ -24,11 +24,7 @@ constexpr int kAtOnce = 4;
 // The E2M1 values of the words' lowest four bits, whatever is above.
 class CodeTable {
  public:
-  CodeTable() {
-    HWY_ALIGN float values[16];
-    for (std::uint8_t code = 0; code < 16; ++code) values[code] = nvfp4::e2m1_decode(code);
-    table_ = hn::Load(d, values);
-  }
+  CodeTable() : table_(hn::Load(d, kValues)) {}
   HWY_INLINE FloatVec operator()(WordVec words) const {
 #if HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX3_DL
     return FloatVec{_mm512_permutexvar_ps(words.raw, table_.raw)};
@@ -47,6 +43,8 @@ class CodeTable {
   }
 
  private:
+  alignas(64) static constexpr float kValues[16] = {0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                                    -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
   static HWY_INLINE FloatVec sign(WordVec words) {
     return hn::BitCast(d, hn::ShiftLeft<31>(hn::ShiftRight<3>(words)));
   }
@@ -114,6 +112,19 @@ HWY_INLINE void for_each_bf16(const PackedMatrix& w, std::int64_t first, std::in
   }
 }
 
+// The global scales of a vector's rows.
+HWY_INLINE FloatVec globals_of(const PackedMatrix& w, std::int64_t row) {
+  std::size_t part = 0;
+  while (part + 1 < w.ends.size() && row >= w.ends[part]) ++part;
+  if (part + 1 == w.ends.size() || row + kLanes <= w.ends[part]) return hn::Set(d, w.globals[part]);
+  HWY_ALIGN float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    while (part + 1 < w.ends.size() && row + i >= w.ends[part]) ++part;
+    lanes[i] = w.globals[part];
+  }
+  return hn::Load(d, lanes);
+}
+
 template <int kVectors, class Each>
 HWY_INLINE void for_each_nvfp4(const PackedMatrix& w, std::int64_t first, std::int64_t begin,
                                std::int64_t end, Each&& each) {
@@ -129,13 +140,7 @@ HWY_INLINE void for_each_nvfp4(const PackedMatrix& w, std::int64_t first, std::i
     const std::int64_t row = (first + v) * kLanes;
     scale_at[v] =
         w.scales + (row / kSideBySide * blocks + begin / kBlock) * kSideBySide + row % kSideBySide;
-    HWY_ALIGN float lanes[kLanes];
-    std::size_t part = 0;
-    for (int i = 0; i < kLanes; ++i) {
-      while (part + 1 < w.ends.size() && row + i >= w.ends[part]) ++part;
-      lanes[i] = w.globals[part];
-    }
-    global[v] = hn::Load(d, lanes);
+    global[v] = globals_of(w, row);
   }
   const std::int64_t ahead = kVectors / kVectorsOfGroup * place.group_words;
   // An E4M3 code's bits in a float's places, subnormal ones too, are the value but for the bias.
@@ -216,6 +221,18 @@ void row_times(const PackedMatrix& w, const float* a, const float* bias, std::in
   }
 }
 
+// Terms [k, k + depth) of the vectors' rows, those of a term beside each other, `width` apart.
+template <int kVectors>
+void unpack_columns(const PackedMatrix& w, std::int64_t first, std::int64_t k, std::int64_t depth,
+                    float* to, std::int64_t width) {
+  for_each_column<kVectors>(w, first, k, k + depth,
+                            [&](std::int64_t at, const FloatVec(&values)[kVectors]) {
+                              float* row = to + (at - k) * width;
+                              for (int v = 0; v < kVectors; ++v)
+                                hn::StoreU(values[v], d, row + v * kLanes);
+                            });
+}
+
 }  // namespace
 
 void multiply_row(const PackedMatrix& w, const float* a, const float* bias, std::int64_t depth,
@@ -230,15 +247,14 @@ void multiply_row(const PackedMatrix& w, const float* a, const float* bias, std:
 
 void unpack_panels(const PackedMatrix& w, std::int64_t k, std::int64_t depth, std::int64_t first,
                    std::int64_t rows, float* to) {
-  for (std::int64_t n = 0; n < rows; n += kLanes) {
-    const std::int64_t panel = n / kPanel * kPanel;
-    const std::int64_t width = whole_vectors(std::min<std::int64_t>(kPanel, rows - panel));
-    float* column = to + panel * depth + n - panel;
-    for_each_column<1>(w, (first + n) / kLanes, k, k + depth,
-                       [&](std::int64_t at, const FloatVec(&values)[1]) {
-                         hn::StoreU(values[0], d, column + (at - k) * width);
-                       });
-  }
+  const std::int64_t v = first / kLanes, vectors = whole_vectors(rows) / kLanes;
+  std::int64_t n = 0;
+  for (; n + kTileVectors <= vectors; n += kTileVectors)
+    unpack_columns<kTileVectors>(w, v + n, k, depth, to + n * kLanes * depth, kPanel);
+  float* const last = to + n * kLanes * depth;
+  const std::int64_t width = (vectors - n) * kLanes, whole = n;
+  for (; n < vectors; ++n)
+    unpack_columns<1>(w, v + n, k, depth, last + (n - whole) * kLanes, width);
 }
 
 }  // namespace qad::ops

@@ -2,8 +2,8 @@
 #include "ops/packed_weight.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 
+#include <bit>
 #include <cstring>
 
 #include "nvfp4/nvfp4.h"
@@ -26,6 +26,13 @@ std::uint32_t bits(float x) {
   return std::bit_cast<std::uint32_t>(x);
 }
 
+// Lanes behind the last row are zero, the others to be filled.
+Tensor with_zeros_behind(std::int64_t rows, at::IntArrayRef shape, at::ScalarType type) {
+  const Tensor t = at::empty(shape, type);
+  if (rows % kSideBySide != 0) t.select(0, shape[0] - 1).zero_();
+  return t;
+}
+
 void check_rows(const PackedWeight& w, std::int64_t first, std::int64_t rows) {
   check(first >= 0 && rows >= 0 && first + rows <= w.matrix.rows, kName,
         "expected rows within {}, found {} to {}", w.matrix.rows, first, first + rows);
@@ -44,12 +51,12 @@ PackedWeight make_packed(Stored stored, std::int64_t rows, std::int64_t cols,
   m.stored = stored;
   m.rows = rows;
   m.cols = cols;
-  w.words = at::zeros({m.groups(), m.words_per_row(), kSideBySide}, at::kInt);
+  w.words = with_zeros_behind(rows, {m.groups(), m.words_per_row(), kSideBySide}, at::kInt);
   m.words = reinterpret_cast<const std::uint32_t*>(w.words.const_data_ptr<std::int32_t>());
   if (stored != Stored::nvfp4) return w;
   check(cols % nvfp4::kBlock == 0, kName, "NVFP4: expected columns in blocks of 16, found {}",
         cols);
-  w.scales = at::zeros({m.groups(), cols / nvfp4::kBlock, kSideBySide}, at::kByte);
+  w.scales = with_zeros_behind(rows, {m.groups(), cols / nvfp4::kBlock, kSideBySide}, at::kByte);
   m.scales = w.scales.const_data_ptr<std::uint8_t>();
   std::int64_t end = 0;
   for (const GlobalScale& g : globals) {

@@ -25,8 +25,8 @@ struct GlobalScale {
   float value;
 };
 
-// Of zeros. `globals` cover all rows of an NVFP4 weight; of others there are none. Throws Error for
-// NVFP4 and columns that are no multiple of 16.
+// Room, each row of which is to be put. `globals` cover all rows of an NVFP4 weight; of others
+// there are none. Throws Error for NVFP4 and columns that are no multiple of 16.
 PackedWeight make_packed(Stored stored, std::int64_t rows, std::int64_t cols,
                          const std::vector<GlobalScale>& globals = {});
 // Puts rows [first, first + rows) in place; different rows may be put at once by several threads.

@@ -66,10 +66,13 @@ def fake_quantize(x, scale):
 
 @torch.no_grad()
 def deployed(folder, quantised):
-    """Transformers' model of `folder` in FP32 with the weights of its NVFP4 checkpoint, which ModelOpt decodes, and, if
+    """Transformers' model of `folder` in FP32 with the values of its NVFP4 checkpoint, which ModelOpt decodes, and, if
     that has input scales, with quantised activations."""
     tensors = load_file(quantised / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for name, parameter in model.named_parameters():
+        if tensors[name].dtype != torch.uint8:
+            parameter.copy_(tensors[name])
     for name, module in model.named_modules():
         if f"{name}.weight_scale" not in tensors:
             continue
