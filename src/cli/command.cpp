@@ -14,6 +14,11 @@ void Command::required(const std::string& names, std::string& value, const std::
   app_->add_option(names, value, help)->required()->group(group_);
 }
 
+void Command::words(const std::string& name, std::vector<std::string>& values,
+                    const std::string& help) {
+  app_->add_option(name, values, help)->required();
+}
+
 void Command::text(const std::string& names, std::string& value, const std::string& help) {
   CLI::Option* option = app_->add_option(names, value, help)->group(group_);
   if (!value.empty()) option->capture_default_str();

@@ -23,6 +23,8 @@ class Command {
   Command(CLI::App& app, const std::string& name, const std::string& help);
 
   void required(const std::string& names, std::string& value, const std::string& help);
+  void words(const std::string& name, std::vector<std::string>& values,
+             const std::string& help);  // positional, one at least
   void text(const std::string& names, std::string& value, const std::string& help);
   // Empty unless given; given twice, the last counts.
   void optional(const std::string& names, std::optional<std::string>& value,

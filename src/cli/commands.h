@@ -21,6 +21,8 @@ void add_inspect(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_distill(CLI::App& app);
 void add_evaluate(CLI::App& app);
+void add_compare(CLI::App& app);
+void add_synthesize(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
 void add_logits(CLI::App& app);

@@ -61,7 +61,7 @@ void add_distill(CLI::App& app) {
       return 0;
     }
     const recipe::Outcome outcome = recipe::run(r, {command_line});
-    if (outcome.training.interrupted) return 130;
+    if (outcome.interrupted) return 130;
     fmt::print("{}", recipe::summary(outcome));
     return 0;
   });

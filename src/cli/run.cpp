@@ -68,6 +68,8 @@ int run(int argc, char** argv) {
   add_quantize(app);
   add_distill(app);
   add_evaluate(app);
+  add_compare(app);
+  add_synthesize(app);
   add_generate(app);
   add_chat(app);
   add_logits(app);

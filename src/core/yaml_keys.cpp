@@ -17,6 +17,13 @@ std::vector<std::string> split_words(const std::string& words) {
   return all;
 }
 
+std::pair<std::string, std::string> split_assignment(const std::string& assignment,
+                                                     const std::string& operation) {
+  const std::size_t equals = assignment.find('=');
+  check(equals != std::string::npos, operation, "--set {}: expected key=value", assignment);
+  return {assignment.substr(0, equals), assignment.substr(equals + 1)};
+}
+
 void read(const YAML::Node& n, std::string& out, const std::string& key, const std::string& words,
           const Source& source) {
   out = scalar<std::string>(n, key, "text", source);

@@ -46,6 +46,10 @@ struct Source {
 
 std::vector<std::string> split_words(const std::string& words);  // at '|'
 
+// "key=value", as --set gives it. Throws Error "[operation] ...".
+std::pair<std::string, std::string> split_assignment(const std::string& assignment,
+                                                     const std::string& operation);
+
 template <class T>
 std::vector<std::string> key_names() {
   std::vector<std::string> all;

@@ -99,10 +99,32 @@ Document read_line(std::string_view text, const Renderer& renderer, Mask mask) {
   return renderer.plain(plain);
 }
 
+std::vector<Document> read_folder(const fs::path& folder, const text::Tokenizer& tokenizer,
+                                  const RenderOptions& options) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".jsonl") files.push_back(entry.path());
+  check(!files.empty(), kOperation, "{}: a folder without .jsonl files", folder.string());
+  std::sort(files.begin(), files.end());
+  std::vector<Document> documents;
+  RenderOptions left = options;
+  for (const fs::path& file : files) {
+    auto more = read_documents(file, tokenizer, left);
+    documents.insert(documents.end(), std::make_move_iterator(more.begin()),
+                     std::make_move_iterator(more.end()));
+    if (options.max_documents > 0) {
+      left.max_documents = options.max_documents - static_cast<std::int64_t>(documents.size());
+      if (left.max_documents <= 0) break;
+    }
+  }
+  return documents;
+}
+
 }  // namespace
 
 std::vector<Document> read_documents(const fs::path& file, const text::Tokenizer& tokenizer,
                                      const RenderOptions& options) {
+  if (fs::is_directory(file)) return read_folder(file, tokenizer, options);
   const std::string extension = file.extension().string();
   check(extension == ".txt" || extension == ".jsonl", kOperation,
         "{}: expected a .txt or .jsonl file", file.string());

@@ -36,6 +36,7 @@ struct RenderOptions {
 //                       a plain text
 //   input_ids           token ids as they are, with nothing added; with `labels` beside them those
 //    [, labels]         whose label is -100 do not count, as in Transformers, whatever the mask
+// A folder: its .jsonl files in the order of their names.
 // Throws Error "[read_data] FILE:LINE: ..." for empty files, empty or malformed lines, a chat
 // without a chat template, and an assistant mask over texts that have no assistant.
 std::vector<Document> read_documents(const fs::path& file, const text::Tokenizer& tokenizer,

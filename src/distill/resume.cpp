@@ -114,7 +114,15 @@ std::uint64_t fingerprint(const std::vector<data::Batch>& batches) {
 
 std::uint64_t fingerprint(const models::Model& model) {
   std::vector<at::Tensor> tensors;
-  for (const models::Parameter* p : models::parameters(model)) tensors.push_back(p->value);
+  for (const models::Parameter* p : models::parameters(model)) {
+    if (!p->packed) {
+      tensors.push_back(p->value);
+      continue;
+    }
+    tensors.push_back(p->packed->words);
+    if (p->packed->scales.defined()) tensors.push_back(p->packed->scales);
+    tensors.push_back(at::tensor(p->packed->matrix.globals));
+  }
   std::vector<float> scales;
   for (const models::Linear* l : models::linears(model))
     if (l->quant) scales.push_back(l->quant->input_global.value_or(0));

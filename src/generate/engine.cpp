@@ -179,7 +179,10 @@ void Engine::note_full_pages(Sequence& s) {
 
 std::optional<Finish> Engine::append(Sequence& s, text::TokenId id) {
   const SamplingOptions& o = s.request.sampling;
-  if (contains(model_.config.eos, id) || contains(o.stop_tokens, id)) return Finish::stop;
+  if (contains(model_.config.eos, id) || contains(o.stop_tokens, id)) {
+    if (s.request.ended_by) s.request.ended_by(id);
+    return Finish::stop;
+  }
   s.tokens.push_back(id);
   ++counts_.new_tokens;
   if (s.request.each && !s.request.each(id)) return Finish::stop;

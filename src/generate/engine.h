@@ -27,6 +27,8 @@ struct Request {
   std::function<bool(text::TokenId)> each;
   // Once, when the text has ended, with all its new tokens.
   std::function<void(Finish, const std::vector<text::TokenId>&)> done;
+  // Before `done`, with the eos or stop token that ended the text, if one did.
+  std::function<void(text::TokenId)> ended_by = {};
 };
 
 struct EngineOptions {

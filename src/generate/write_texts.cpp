@@ -2,6 +2,7 @@
 #include "generate/write_texts.h"
 
 #include <memory>
+#include <set>
 #include <utility>
 
 #include "generate/streamed_text.h"
@@ -21,23 +22,31 @@ void write_texts(Engine& engine, const text::Tokenizer& tokenizer, const TextWri
   struct Text {
     StreamedText stream;
     std::string so_far;
+    std::optional<text::TokenId> ended_by;
   };
   std::int64_t count = 0;
+  std::set<std::int64_t> writing;  // by the engine's numbers
   const auto add = [&](TextJob job) {
     const auto text = std::make_shared<Text>(
-        Text{{tokenizer, job.prompt, std::exchange(job.sampling.stop, {})}, {}});
-    Request request{std::move(job.prompt), std::move(job.sampling), {}, {}};
+        Text{{tokenizer, job.prompt, std::exchange(job.sampling.stop, {})}, {}, {}});
+    Request request;
+    request.prompt = std::move(job.prompt);
+    request.sampling = std::move(job.sampling);
     request.each = [text](text::TokenId id) {
       text->so_far += text->stream.add(id);
       return !text->stream.stopped();
     };
-    request.done = [&writer, text, number = count++](Finish finish,
-                                                     const std::vector<text::TokenId>& ids) {
+    request.ended_by = [text](text::TokenId id) { text->ended_by = id; };
+    const auto number = std::make_shared<std::int64_t>();  // the engine's
+    request.done = [&, text, number, index = count++](Finish finish,
+                                                      const std::vector<text::TokenId>& ids) {
+      writing.erase(*number);
+      if (finish == Finish::cancelled) return;
       text->so_far += text->stream.end();
-      writer.done(number, {std::move(text->so_far), ids,
-                           finish == Finish::length ? Finish::length : Finish::stop});
+      writer.done(index, {std::move(text->so_far), ids, text->ended_by, finish});
     };
-    engine.add(std::move(request));
+    *number = engine.add(std::move(request));
+    writing.insert(*number);
   };
   for (;;) {
     while (engine.waiting() < kMostWaiting) {
@@ -45,7 +54,11 @@ void write_texts(Engine& engine, const text::Tokenizer& tokenizer, const TextWri
       if (!job) break;
       add(std::move(*job));
     }
-    if (!engine.step() || !writer.go_on()) return;
+    if (!engine.step()) return;
+    if (writer.go_on()) continue;
+    for (const std::int64_t number : writing) engine.cancel(number);
+    engine.step();  // lets go of them
+    return;
   }
 }
 

@@ -18,9 +18,10 @@ struct TextJob {
   SamplingOptions sampling;  // with stop strings
 };
 struct WrittenText {
-  std::string text;                // up to a stop string
-  std::vector<text::TokenId> ids;  // all new tokens, without one that ended them
-  Finish finish = Finish::stop;    // cancelled never comes: a stop string is a stop
+  std::string text;                       // up to a stop string
+  std::vector<text::TokenId> ids;         // all new tokens, without one that ended them,
+  std::optional<text::TokenId> ended_by;  // which is this
+  Finish finish = Finish::stop;           // cancelled never comes: a stop string is a stop
 };
 
 // "stop" or "length".
@@ -33,7 +34,7 @@ struct TextWriter {
   // Called with the number (from 0, in the order of `next`) of each text, in the order in which
   // they end.
   std::function<void(std::int64_t number, WrittenText text)> done;
-  // After each pass; false: enough. What is unfinished is lost.
+  // After each pass; false: enough. What is unfinished is cancelled, and not told.
   std::function<bool()> go_on;
 };
 

@@ -8,55 +8,13 @@
 #include "core/error.h"
 #include "core/interrupt.h"
 #include "generate/write_texts.h"
+#include "recipe/prompts.h"
 #include "report/events.h"
-#include "text/chat_template.h"
 
 namespace qad::recipe {
 namespace {
 
 constexpr std::string_view kOperation = "completions";
-
-// What the line says of itself: {"prompt": ...} or {"messages": ...}.
-std::vector<Json> read_prompts(const fs::path& file, bool chat) {
-  const std::string extension = file.extension().string();
-  check(extension == ".txt" || extension == ".jsonl", kOperation,
-        "{}: expected a .txt or .jsonl file", file.string());
-  std::vector<Json> prompts;
-  std::istringstream text(read_text(file));
-  std::int64_t number = 0;
-  for (std::string line; std::getline(text, line);) {
-    ++number;
-    if (extension == ".txt") {
-      prompts.push_back({{"prompt", line}});
-    } else {
-      const Json json = parse_json(line, fmt::format("{}:{}", file.string(), number));
-      const bool messages = json.is_object() && json.contains("messages");
-      check(messages || (json.is_object() && json.contains("prompt") && json["prompt"].is_string()),
-            kOperation, "{}:{}: expected 'prompt', a text, or 'messages'", file.string(), number);
-      prompts.push_back(messages ? Json{{"messages", json["messages"]}}
-                                 : Json{{"prompt", json["prompt"]}});
-    }
-    if (chat && prompts.back().contains("prompt"))
-      prompts.back() = {{"messages", {{{"role", "user"}, {"content", prompts.back()["prompt"]}}}}};
-  }
-  check(!prompts.empty(), kOperation, "{}: no prompts; the file is empty", file.string());
-  return prompts;
-}
-
-std::vector<text::TokenId> tokens_of(const Json& prompt, const LoadedModel& loaded,
-                                     const std::optional<text::ChatTemplate>& chat,
-                                     std::size_t index) {
-  std::vector<text::TokenId> ids;
-  if (prompt.contains("prompt")) {
-    ids = loaded.tokenizer.encode(prompt["prompt"].get<std::string>());
-  } else {
-    check(chat.has_value(), kOperation, "messages need a chat template, and this model has none");
-    ids = text::chat_prompt(loaded.tokenizer, *chat, prompt["messages"]);
-  }
-  check(!ids.empty(), kOperation,
-        "prompt {} has no tokens, and the tokenizer adds no BOS; expected a text", index);
-  return ids;
-}
 
 using Place = std::pair<std::int64_t, std::int64_t>;  // of a completion: prompt, sample
 
@@ -96,11 +54,10 @@ std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>&
 
 CompletionsResult write_completions(const LoadedModel& loaded, const CompletionsJob& job) {
   generate::validate(job.sampling, loaded.model.config.vocabulary);
-  const std::vector<Json> prompts = read_prompts(job.prompts, job.chat);
+  const std::vector<Json> prompts = read_prompts(kOperation, job.prompts, job.chat);
   const std::string model = loaded.source.path.string();
   const std::set<Place> earlier = read_earlier(job, prompts, model);
-  std::optional<text::ChatTemplate> chat;
-  if (!loaded.tokenizer.chat_template.empty()) chat.emplace(loaded.tokenizer.chat_template);
+  const auto chat = chat_template_of(loaded.tokenizer);
 
   generate::Engine engine(loaded.model, job.engine);
   generate::SamplingOptions of_ids = job.sampling;
@@ -108,7 +65,8 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
   // All before the first pass: a bad one should not be found hours later.
   std::vector<std::vector<text::TokenId>> ids;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    ids.push_back(tokens_of(prompts[i], loaded, chat, i));
+    ids.push_back(
+        prompt_tokens(kOperation, fmt::format("prompt {}", i), prompts[i], loaded.tokenizer, chat));
     try {
       engine.check_request(ids.back(), of_ids);
     } catch (const Error& e) {

@@ -19,10 +19,12 @@ void set_key(Recipe& recipe, const std::string& key, const std::string& value,
 }
 
 void set_assignment(Recipe& recipe, const std::string& assignment) {
-  const std::size_t equals = assignment.find('=');
-  check(equals != std::string::npos, "recipe", "--set {}: expected key=value", assignment);
-  set_key(recipe, assignment.substr(0, equals), assignment.substr(equals + 1),
-          "--set " + assignment);
+  const auto [key, value] = yaml::split_assignment(assignment, "recipe");
+  set_key(recipe, key, value, "--set " + assignment);
+}
+
+bool is_data_free(const Recipe& r) {
+  return r.method == "qad" && r.data.train.empty();
 }
 
 void validate(const Recipe& r) {
@@ -31,10 +33,12 @@ void validate(const Recipe& r) {
   };
   require(!r.model.empty(), "model", "is missing: name the checkpoint to distil");
   require(!r.output.empty(), "output", "is empty");
-  require(!r.data.test.empty(), "data.test",
+  require(!r.data.test.empty() || is_data_free(r), "data.test",
           "is missing: the table BF16 | PTQ | QAD is measured on it");
-  require(r.method == "ptq" || !r.data.train.empty(), "data.train", "is missing");
-  require(!r.data.train.empty() || !r.calibration.data.empty() ||
+  require(r.method != "qat" || !r.data.train.empty(), "data.train", "is missing");
+  require(r.data.synthesize_tokens == 0 || is_data_free(r), "data.synthesize_tokens",
+          "is for runs without data.train");
+  require(!r.data.train.empty() || is_data_free(r) || !r.calibration.data.empty() ||
               r.quantize.policy == "nvfp4-weight-only",
           "calibration.data",
           "is missing: input scales need data (or quantize.policy: nvfp4-weight-only)");

@@ -64,6 +64,7 @@ struct Recipe {
     std::string validation, selection, test, mask = "all";
     bool pack = true, eos = false;
     std::int64_t max_validation_documents = 0, max_test_documents = 0;
+    std::int64_t synthesize_tokens = 0;
   } data;
 
   struct {
@@ -80,6 +81,12 @@ struct Recipe {
   } train;
 
   ops::LossWeights loss;
+
+  struct {
+    std::vector<std::string> tasks, set;
+    std::string protocol;
+    std::int64_t cache_gb = 1;
+  } evaluate;
 
   struct {
     std::vector<std::string> prompts;
@@ -123,12 +130,17 @@ void for_each_key(R& r, F&& f) {
   f("calibration.sequences", r.calibration.sequences, "", "sequences used");
   f("calibration.seq_len", r.calibration.seq_len, "", "tokens a sequence; 0: train.seq_len");
 
-  f("data.train", r.data.train, "", "a file, or a mixture [{file: a.jsonl, weight: 2}, ...]");
+  f("data.train", r.data.train, "",
+    "a file or folder, or a mixture [{file: a.jsonl, weight: 2}, ...]; empty: what the teacher "
+    "writes");
+  f("data.synthesize_tokens", r.data.synthesize_tokens, "",
+    "without data.train: tokens the teacher writes; 0: as many as training reads");
   f("data.validation", r.data.validation, "", "file for choosing the checkpoint");
   f("data.selection", r.data.selection, "",
     "held-out file on which the kept checkpoints are evaluated; empty: the validation figures "
     "decide");
-  f("data.test", r.data.test, "", "held-out file for the table BF16 | PTQ | QAD");
+  f("data.test", r.data.test, "",
+    "held-out file for the table BF16 | PTQ | QAD; may be empty where data.train is");
   f("data.mask", r.data.mask, "all|assistant", "which tokens count: all, or the assistant's");
   f("data.pack", r.data.pack, "", "several documents in a sequence (they do not see each other)");
   f("data.eos", r.data.eos, "", "end plain texts with EOS (chats end as their template says)");
@@ -182,6 +194,13 @@ void for_each_key(R& r, F&& f) {
   f("loss.cross_entropy", r.loss.cross_entropy, "", "weight of the labels' cross-entropy");
   f("loss.temperature", r.loss.temperature, "", "of the divergences");
 
+  f("evaluate.tasks", r.evaluate.tasks, "",
+    "benchmarks that BF16, PTQ and QAD are taken through: names (qad evaluate -h) or .yaml files");
+  f("evaluate.set", r.evaluate.set, "", "TASK.KEY=VALUE: changes keys of tasks; * means all");
+  f("evaluate.protocol", r.evaluate.protocol, "",
+    "sampling of a model family: a name or .yaml of {TASK: {KEY: VALUE}}");
+  f("evaluate.cache_gb", r.evaluate.cache_gb, ">0", "memory for keys and values while they write");
+
   f("samples.prompts", r.samples.prompts, "",
     "texts to continue by BF16, PTQ and QAD; [\"\"] starts from BOS");
   f("samples.max_tokens", r.samples.max_tokens, "", "tokens a sample");
@@ -197,6 +216,8 @@ void set_key(Recipe& recipe, const std::string& key, const std::string& value,
              const std::string& where);
 // "key=value", as --set gives it.
 void set_assignment(Recipe& recipe, const std::string& assignment);
+// Whether the teacher writes what is learned from.
+bool is_data_free(const Recipe& recipe);
 // What is missing or contradictory before anything is loaded: one Error naming the key.
 void validate(const Recipe& recipe);
 

@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "core/console.h"
+#include "recipe/benchmarks.h"
 
 namespace qad::recipe {
 namespace {
@@ -58,6 +59,19 @@ std::vector<report::Chart> charts(const Outcome& o) {
   return all;
 }
 
+// How much the teacher wrote, and what it looked like.
+void add_teacher_data(report::Run& run, const SynthesisSummary& s) {
+  for (const auto& source : s.sources)
+    run.notes.push_back(fmt::format(
+        "Learned from what the teacher wrote {}: {} texts of {} tokens, {} of which ended "
+        "themselves.",
+        source.kind == "self" ? "as user and assistant in turn" : "from BOS on", source.records,
+        source.tokens, source.ended));
+  for (const auto& [prompt, completion] : s.examples)
+    run.samples.push_back({"Training data, written by the teacher",
+                           prompt.empty() ? completion : prompt + "\n\n" + completion});
+}
+
 }  // namespace
 
 report::Run report_of(const Outcome& o) {
@@ -77,7 +91,9 @@ report::Run report_of(const Outcome& o) {
   if (o.student) run.student = metrics(*o.student);
   run.evaluated_tokens = o.teacher.tokens;
   run.evaluated_documents = o.teacher.documents;
+  if (o.teacher_data) add_teacher_data(run, *o.teacher_data);
   run.charts = charts(o);
+  if (!o.benchmarks.empty()) run.benchmarks = compare(o.benchmarks);
   for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
   for (const auto& row : o.coverage)
     run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,
@@ -110,6 +126,7 @@ void write_report(const Outcome& outcome) {
 std::string summary(const Outcome& o) {
   const report::Run run = report_of(o);
   std::string text = fmt::format("\n{}", report::metrics_table(run));
+  if (!run.benchmarks.rows.empty()) text += "\n" + report::benchmark_table(run.benchmarks);
   for (const Sample& s : o.samples) text += fmt::format("\n{}: {}\n", s.label, s.text);
   text += fmt::format("\n{} parameters: {} in BF16, {} in NVFP4",
                       human_count(static_cast<double>(o.parameters)),

@@ -11,6 +11,8 @@
 #include "core/interrupt.h"
 #include "data/batches.h"
 #include "generate/generate.h"
+#include "recipe/benchmarks.h"
+#include "recipe/data_free.h"
 #include "recipe/progress.h"
 #include "recipe/report.h"
 #include "recipe/steps.h"
@@ -162,6 +164,29 @@ void add_samples(Outcome& outcome, const char* label, const models::Model& model
   }
 }
 
+BenchmarkJob benchmark_job(const Recipe& recipe) {
+  BenchmarkJob job;
+  job.tasks = tasks_of(recipe.evaluate.tasks, recipe.evaluate.protocol, recipe.evaluate.set);
+  job.seed = static_cast<std::uint64_t>(recipe.seed);
+  job.threads = recipe.threads;
+  job.engine.cache_bytes = static_cast<double>(recipe.evaluate.cache_gb) * 1e9;
+  return job;
+}
+
+// False for an interrupt.
+bool add_benchmarks(Outcome& outcome, const char* label, const models::Model& model,
+                    const text::Tokenizer& tokenizer) {
+  const Recipe& recipe = outcome.recipe;
+  if (recipe.evaluate.tasks.empty()) return true;
+  BenchmarkJob job = benchmark_job(recipe);
+  job.out = fs::path(recipe.output) / fmt::format("results-{}.json", label);
+  note("benchmarks  {}", label);
+  auto results = run_benchmarks({model, tokenizer, recipe.model, label}, job);
+  if (results) outcome.benchmarks.push_back(std::move(*results));
+  outcome.interrupted = !results;
+  return !outcome.interrupted;
+}
+
 // The report's checkpoint choice: of the candidates kept by validation loss evaluate each and take
 // the best, which until benchmarks exist is the nearest to the teacher (for QAT the least loss).
 // Without data of their own their validation figures decide.
@@ -214,6 +239,7 @@ void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& st
   if (outcome.training.interrupted) {
     note("interrupted after step {}; the same command goes on from there",
          outcome.training.steps_done);
+    outcome.interrupted = true;
     return;
   }
 
@@ -223,6 +249,7 @@ void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& st
   outcome.student = measure(label, student.model, &teacher, sets.test);
   outcome.clipped_share = clipped_share(student.model);
   add_samples(outcome, label, student.model, student.tokenizer);
+  if (!add_benchmarks(outcome, label, student.model, student.tokenizer)) return;
   write_checkpoint(output / "checkpoint", student.model, trainer.masters(), student.source);
 }
 
@@ -250,25 +277,37 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   const quantize::Policy policy = policy_of(recipe);
   describe(outcome, student.model, policy);
 
-  DataSets sets = read_data(recipe, student.tokenizer);
+  if (!recipe.evaluate.tasks.empty()) check_benchmarks(benchmark_job(recipe));
+  Recipe with_data = recipe;
+  if (is_data_free(recipe)) {
+    outcome.teacher_data = write_teacher_data(with_data, teacher);
+    outcome.interrupted = outcome.teacher_data->interrupted;
+    if (outcome.interrupted) {
+      note("interrupted; the same command goes on from there");
+      return outcome;
+    }
+  }
+  DataSets sets = read_data(with_data, student.tokenizer);
   const distill::TrainConfig config =
       plan_training(recipe, student.model.config, teacher.model.config, student.model.placement,
                     tokens_of(sets.train), room);
   outcome.teacher = measure("BF16", teacher.model, &teacher.model, sets.test);
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
+  if (!add_benchmarks(outcome, "BF16", teacher.model, student.tokenizer)) return outcome;
 
   std::vector<at::Tensor> originals = values_of(student.model);
-  calibrate_and_quantize(student.model, policy, calibration_batches(recipe, student.tokenizer));
+  calibrate_and_quantize(student.model, policy, calibration_batches(with_data, student.tokenizer));
   outcome.layer_errors = quantize::weight_errors(student.model, originals);
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);
   add_samples(outcome, "PTQ", student.model, student.tokenizer);
+  if (!add_benchmarks(outcome, "PTQ", student.model, student.tokenizer)) return outcome;
 
   if (recipe.method == "ptq")
     write_checkpoint(output / "checkpoint", student.model, originals, student.source);
   else
     train(outcome, config, student, std::move(originals), teacher.model, policy, sets);
-  if (outcome.training.interrupted) return outcome;
+  if (outcome.interrupted) return outcome;
   if (!placement.device.is_cpu())
     note("memory      {} at the peak on the GPU",
          human_bytes(models::memory_of(placement.device).peak));
@@ -291,9 +330,11 @@ void plan(const Recipe& recipe) {
   describe(outcome, student, policy_of(recipe));
   // Only a cache of the teacher grows with the data.
   const std::int64_t epoch_tokens =
-      recipe.train.cache_teacher && recipe.train.cache_folder.empty() && recipe.method != "ptq"
-          ? tokens_of(read_data(recipe, text::tokenizer_of(checkpoint::open(recipe.model))).train)
-          : 0;
+      !recipe.train.cache_teacher || !recipe.train.cache_folder.empty() || recipe.method == "ptq"
+          ? 0
+      : is_data_free(recipe)
+          ? data_free_synthesis(recipe, text::Tokenizer()).tokens
+          : tokens_of(read_data(recipe, text::tokenizer_of(checkpoint::open(recipe.model))).train);
   models::Placement placement = models::placement_named(recipe.device);
   double room = 0;
   if (!placement.device.is_cpu()) {

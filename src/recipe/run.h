@@ -8,8 +8,10 @@
 
 #include "distill/trainer.h"
 #include "evaluate/evaluate.h"
+#include "evaluate/results.h"
 #include "quantize/quantize.h"
 #include "recipe/recipe.h"
+#include "recipe/synthesis.h"
 
 namespace qad::recipe {
 
@@ -36,9 +38,12 @@ struct Outcome {
   std::vector<quantize::LayerError> layer_errors;
   std::vector<distill::StepInfo> steps;
   distill::TrainResult training;
+  bool interrupted = false;  // in training or a benchmark: the same command goes on from there
   std::vector<Candidate> candidates;
   std::vector<Sample> samples;
-  double clipped_share = 0;  // of activations, over the PTQ evaluation
+  std::optional<SynthesisSummary> teacher_data;  // of a run without data
+  std::vector<evaluate::Results> benchmarks;     // of BF16, PTQ and QAD, with evaluate.tasks
+  double clipped_share = 0;                      // of activations, over the PTQ evaluation
   std::int64_t bytes_before = 0, bytes_after = 0;
 };
 
@@ -47,8 +52,8 @@ struct RunOptions {
 };
 
 // Leaves checkpoint/, result.json, report.html, recipe.yaml, metrics.jsonl and events/ in the
-// output folder. Ctrl-C during training saves a resume point and returns an Outcome whose
-// training.interrupted is set; the same command then goes on from there.
+// output folder. Ctrl-C during training or a benchmark saves what there is and returns an Outcome
+// whose `interrupted` is set; the same command then goes on from there.
 Outcome run(const Recipe& recipe, const RunOptions& options);
 
 // What run() would do, from the headers of the checkpoints alone: coverage and memory, on stderr.

@@ -7,8 +7,8 @@
 
 #include "report/chart.h"
 #include "report/format.h"
+#include "report/page.h"
 #include "report/report.h"
-#include "report/style.h"
 
 namespace qad::report {
 namespace {
@@ -250,17 +250,9 @@ std::string settings(const Run& run) {
 }  // namespace
 
 std::string html(const Run& run) {
-  const std::string title = escape(run.title.empty() ? "qad report" : run.title);
-  return fmt::format(
-             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
-             "<meta name=\"viewport\" content=\"width=device-width, "
-             "initial-scale=1\">\n<title>{}</title>\n<style>{}</style></head>\n"
-             "<body><main>\n",
-             title, kStyle) +
-         header(run) + tiles(run) + quality(run) + training(run) + layers(run) + size(run) +
-         samples(run) + settings(run) +
-         "<footer>Written by qad: quantization-aware distillation in "
-         "NVFP4.</footer>\n</main></body></html>\n";
+  return page(run.title.empty() ? "qad report" : run.title,
+              header(run) + tiles(run) + quality(run) + benchmark_section(run.benchmarks) +
+                  training(run) + layers(run) + size(run) + samples(run) + settings(run));
 }
 
 }  // namespace qad::report

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/json.h"
+#include "report/benchmarks.h"
 
 namespace qad::report {
 
@@ -68,6 +69,7 @@ struct Run {
   std::vector<Candidate> candidates;
   std::vector<std::pair<std::string, std::string>> recipe;
   std::vector<Sample> samples;
+  Benchmarks benchmarks;
   std::vector<std::string> notes;  // said as they are: "0.02 % of activations were clipped"
   std::int64_t tokens = 0;         // trained on
   double seconds = 0;              // of training

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "report/format.h"
+#include "report/page.h"
 #include "report/report.h"
 
 namespace qad::report {
@@ -39,13 +40,6 @@ Json metrics_json(const std::optional<Metrics>& metrics) {
   put("kl", metrics->kl);
   put("top1", metrics->top1);
   return out;
-}
-
-std::string padded(const std::string& text, std::size_t width, bool right) {
-  std::size_t columns = 0;  // every character we print is one column wide
-  for (const char c : text) columns += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
-  const std::string space(width > columns ? width - columns : 0, ' ');
-  return right ? space + text : text + space;
 }
 
 }  // namespace
@@ -124,15 +118,7 @@ std::string metrics_table(const Run& run) {
     if (shares) row.push_back(recovered ? percent(*recovered) : "-");
     rows.push_back(std::move(row));
   }
-  std::string out;
-  const std::size_t widest = 22;  // "12345.67 ± 12.34 %"
-  for (const auto& row : rows) {
-    out += padded(row[0], 16, false);
-    for (std::size_t i = 1; i < row.size(); ++i)
-      out += padded(row[i], shares && i + 1 == row.size() ? 12 : widest, true);
-    out += "\n";
-  }
-  return out;
+  return text_table(rows);
 }
 
 Json result_json(const Run& run) {

@@ -215,10 +215,9 @@ PythonRegex::PythonRegex(std::string_view pattern, Flags flags) {
   code_ = std::move(made);
 }
 
-void PythonRegex::for_each(std::string_view text,
-                           const std::function<bool(std::string_view)>& f) const {
+void PythonRegex::for_each(std::string_view text, const Each& f) const {
   const std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> match(
-      pcre2_match_data_create(1, nullptr), pcre2_match_data_free);
+      pcre2_match_data_create(2, nullptr), pcre2_match_data_free);
   check(match != nullptr, "regex", "out of memory");
   const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
   std::uint32_t options = PCRE2_NO_UTF_CHECK;
@@ -235,7 +234,10 @@ void PythonRegex::for_each(std::string_view text,
         "backtracking",
         code_->pattern, rc, from, text.size());
     const PCRE2_SIZE* found = pcre2_get_ovector_pointer(match.get());
-    if (!f(text.substr(found[0], found[1] - found[0]))) return;
+    // rc: how many groups are set, the whole being one; 0 for more than there is room for.
+    const bool grouped = rc != 1 && found[2] != PCRE2_UNSET;
+    const std::string_view whole = text.substr(found[0], found[1] - found[0]);
+    if (!f(whole, grouped ? text.substr(found[2], found[3] - found[2]) : whole)) return;
     from = found[1];
     // After an empty match Python goes on at the same place, where a second one does not count.
     options = PCRE2_NO_UTF_CHECK | (found[0] == found[1] ? PCRE2_NOTEMPTY_ATSTART : 0);
@@ -245,7 +247,7 @@ void PythonRegex::for_each(std::string_view text,
 bool PythonRegex::search(std::string_view text) const {
   bool found = false;
   const std::string plain = code_->ignore_case ? plain_i(text) : std::string();
-  for_each(code_->ignore_case ? plain : text, [&](std::string_view) {
+  for_each(code_->ignore_case ? plain : text, [&](std::string_view, std::string_view) {
     found = true;
     return false;
   });
@@ -255,7 +257,7 @@ bool PythonRegex::search(std::string_view text) const {
 std::size_t PythonRegex::count(std::string_view text) const {
   std::size_t n = 0;
   const std::string plain = code_->ignore_case ? plain_i(text) : std::string();
-  for_each(code_->ignore_case ? plain : text, [&](std::string_view) {
+  for_each(code_->ignore_case ? plain : text, [&](std::string_view, std::string_view) {
     ++n;
     return true;
   });
@@ -264,17 +266,26 @@ std::size_t PythonRegex::count(std::string_view text) const {
 
 std::vector<std::string_view> PythonRegex::find_all(std::string_view text) const {
   std::vector<std::string_view> out;
-  for_each(text, [&](std::string_view match) {
+  for_each(text, [&](std::string_view match, std::string_view) {
     out.push_back(match);
     return true;
   });
   return out;
 }
 
+std::optional<std::string> PythonRegex::last_group(std::string_view text) const {
+  std::optional<std::string> last;
+  for_each(text, [&](std::string_view, std::string_view group) {
+    last = group;
+    return true;
+  });
+  return last;
+}
+
 std::vector<std::string_view> PythonRegex::split(std::string_view text) const {
   std::vector<std::string_view> out;
   const char* begin = text.data();
-  for_each(text, [&](std::string_view match) {
+  for_each(text, [&](std::string_view match, std::string_view) {
     out.emplace_back(begin, static_cast<std::size_t>(match.data() - begin));
     begin = match.data() + match.size();
     return true;

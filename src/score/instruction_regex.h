@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -23,10 +25,14 @@ class PythonRegex {
   bool search(std::string_view text) const;
   std::size_t count(std::string_view text) const;                       // len(re.findall)
   std::vector<std::string_view> find_all(std::string_view text) const;  // whole matches
-  std::vector<std::string_view> split(std::string_view text) const;     // no groups among them
+  // What its first group (the whole, if it has none) took of the last match; of no match none.
+  std::optional<std::string> last_group(std::string_view text) const;
+  std::vector<std::string_view> split(std::string_view text) const;  // no groups among them
 
  private:
-  void for_each(std::string_view text, const std::function<bool(std::string_view)>& f) const;
+  // `f` gets a match and its first group; false ends it.
+  using Each = std::function<bool(std::string_view match, std::string_view group)>;
+  void for_each(std::string_view text, const Each& f) const;
   struct Code;
   std::shared_ptr<const Code> code_;
 };
