@@ -4,7 +4,7 @@
     cmake --build build --target math_verdicts
     pip install math-verify==0.9.0 'latex2sympy2_extended[antlr4_13_2]'==1.11.0
     bench/math_verdicts.py build/math_verdicts --set MATH500 test.jsonl --set MATH-train math_train_answers.json \
-        --markdown docs/math-verdicts-table.md
+        --sample 200 tests/golden/math_pairs.jsonl
 
 A set is JSON lines or a JSON array of objects with the key "answer". Each distinct answer is rewritten in ways that keep
 what it says (equivalent) and in ways that change it (inequivalent): the truth of a pair is how it was made. Formulas
@@ -250,7 +250,7 @@ def number_forms(text, rng):
     if len(whole) > 3:
         for mark in (",", ",\\!", "{,}"):
             good.append(sign + re.sub(r"(?<=\d)(?=(\d{3})+$)", lambda m: mark, whole) + point + fraction)
-    good += [plain, f"x = {plain}", f"\\text{{}}{plain}", f"{plain}.", f"\\left({plain}\\right)"]
+    good += [plain, f"x = {plain}", f"{plain}.", f"\\left({plain}\\right)"]
     if point:
         good += [f"{plain}0", latex(value)]
     else:
@@ -599,7 +599,6 @@ def main():
     options.add_argument("program", help="the program math_verdicts")
     options.add_argument("--set", nargs=2, action="append", metavar=("NAME", "FILE"), required=True, dest="sets")
     options.add_argument("--seed", default="1")
-    options.add_argument("--markdown", help="write the table here too")
     options.add_argument("--sample", help="write this many pairs as JSON lines", nargs=2, metavar=("COUNT", "FILE"))
     options.add_argument("--peer-verdicts", help="keep the peer's verdicts here, and use those that are there")
     options.add_argument("--disagreements", help="write pairs that somebody got wrong")
@@ -643,10 +642,7 @@ def main():
             with open(args.peer_verdicts, "w", encoding="utf-8") as out:
                 out.writelines(json.dumps([*k, v]) + "\n" for k, v in known.items())
         judges.append(("math-verify", {name: [known[p[0], p[1]] for p in pairs] for name, pairs in sets}))
-    text = table(sets, judges)
-    print(text)
-    if args.markdown:
-        open(args.markdown, "w", encoding="utf-8").write(text + "\n")
+    print(table(sets, judges))
     kinds = collections.defaultdict(collections.Counter)
     for name, pairs in sets:
         for i, p in enumerate(pairs):

@@ -131,7 +131,8 @@ std::optional<std::string> announced(std::string_view response) {
   }
   if (const auto formula = formula_span(rest))
     return std::string(trimmed(rest.substr(formula->begin, formula->end - formula->begin)));
-  while (!rest.empty() && (rest.front() == '*' || rest.front() == ':' || blank(rest.front())))
+  while (!rest.empty() &&
+         (rest.front() == '*' || rest.front() == ':' || rest.front() == '}' || blank(rest.front())))
     rest.remove_prefix(1);
   for (std::size_t i = 0; i + 1 < rest.size(); ++i) {
     if ((rest[i] == '.' || rest[i] == '!') && blank(rest[i + 1])) {

@@ -2,7 +2,6 @@
 // brackets.
 #include <cctype>
 
-#include "score/math_numerals.h"
 #include "score/math_parser_class.h"
 #include "score/math_words.h"
 
@@ -135,87 +134,6 @@ Expr Parser::atom() {
   throw Unreadable();
 }
 
-Expr Parser::numeral(const Token& token) {
-  if (is("_")) {
-    if (auto e = in_base(token.text)) return std::move(*e);
-  }
-  if (token.kind == Token::kBased) throw Unreadable();
-  const auto value = decimal(token.text);
-  if (!value) throw Unreadable();
-  Expr whole = number(*value);
-  if (token.text.find('.') != std::string::npos && token.text.find('(') == std::string::npos) {
-    whole.name = token.text;
-  }
-  const bool integer = token.text.find_first_not_of("0123456789") == std::string::npos;
-  return integer ? mixed(std::move(whole)) : whole;
-}
-
-// 204_5, or nothing taken.
-std::optional<Expr> Parser::in_base(const std::string& digits) {
-  const std::size_t before = at_;
-  ++at_;
-  const bool braces = take("{");
-  std::optional<int> base;
-  if (look().kind == Token::kNumber && look().text.size() <= 2)
-    base = std::atoi(look().text.c_str());
-  if (look().kind == Token::kText) base = number_of_word(plain_words(look().text));
-  ++at_;
-  if (base && (!braces || take("}"))) {
-    if (const auto value = based(digits, *base)) {
-      Expr e = number(*value);
-      e.kind = Kind::kBased;
-      e.name = digits + "_" + std::to_string(*base);
-      return e;
-    }
-  }
-  at_ = before;
-  if (base || braces) throw Unreadable();
-  return std::nullopt;
-}
-
-// 1\frac{4}{5} and "1 4/5" are 9/5 if the fraction is a proper one of literals.
-Expr Parser::mixed(Expr whole) {
-  const std::size_t before = at_;
-  std::optional<mpq_class> part;
-  const auto literal_argument = [&]() -> std::optional<mpz_class> {
-    const bool braces = take("{");
-    Token& t = tokens_[std::min(at_, tokens_.size() - 1)];
-    if (t.kind != Token::kNumber || t.text.find_first_not_of("0123456789") != std::string::npos)
-      return std::nullopt;
-    if (!braces && t.text.size() > 1) return std::nullopt;
-    ++at_;
-    if (braces && !take("}")) return std::nullopt;
-    return mpz_class(t.text, 10);
-  };
-  if (is_command("frac") || is_command("dfrac") || is_command("tfrac")) {
-    ++at_;
-    // "\frac12" is one token of two digits.
-    const Token& t = look();
-    if (t.kind == Token::kNumber && t.text.size() == 2 &&
-        t.text.find_first_not_of("0123456789") == std::string::npos) {
-      if (t.text[1] != '0') part = mpq_class(t.text[0] - '0', t.text[1] - '0');
-      ++at_;
-    } else {
-      const auto above = literal_argument();
-      const auto below = above ? literal_argument() : std::nullopt;
-      if (below && *below != 0) part = mpq_class(*above, *below);
-    }
-  } else if (look().kind == Token::kNumber && look().space && is("/", 1) &&
-             look(2).kind == Token::kNumber &&
-             look().text.find_first_not_of("0123456789") == std::string::npos &&
-             look(2).text.find_first_not_of("0123456789") == std::string::npos) {
-    const mpz_class below(look(2).text, 10);
-    if (below != 0) part = mpq_class(mpz_class(look().text, 10), below);
-    at_ += 3;
-  }
-  if (!part || cmp(*part, 1) >= 0 || is("^")) {
-    at_ = before;
-    return whole;
-  }
-  part->canonicalize();
-  return number(whole.number + *part);
-}
-
 Expr Parser::named(const std::string& letter) {
   if (names_function(letter)) return function(letter);
   Expr e = name(letter);
@@ -341,6 +259,8 @@ Expr Parser::command(const std::string& word) {
 }
 
 Expr Parser::matrix(const std::string& kind) {
+  const bool lines = kind == "cases" || kind.starts_with("align") || kind.starts_with("gather");
+  if (lines) return equations(kind);
   if (kind.find("matrix") == std::string::npos && kind != "array") throw Unreadable();
   Expr e = node(Kind::kMatrix, {});
   int column = 0;
@@ -365,6 +285,20 @@ Expr Parser::matrix(const std::string& kind) {
   if (column > 0) end_row();
   if (e.args.empty()) throw Unreadable();
   return kind == "vmatrix" ? node(Kind::kCall, {std::move(e)}, "det") : e;
+}
+
+// The lines of cases and align, as a list.
+Expr Parser::equations(const std::string& kind) {
+  std::vector<Expr> items;
+  while (!is_command("end{" + kind + "}")) {
+    while (take("&")) {
+    }
+    items.push_back(relation());
+    while (take("&") || take(",") || take("\\\\")) {
+    }
+  }
+  ++at_;
+  return node(Kind::kList, std::move(items));
 }
 
 Expr Parser::symbol(const std::string& sign) {

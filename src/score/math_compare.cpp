@@ -58,12 +58,10 @@ bool is_inequality(const Expr& e) {
          e.relations[0] != "in";
 }
 
-// A list of inequalities, or of anything with an interval of its own kind in it, may be one set.
-bool may_be_real_set(const Expr& e) {
-  return is_real_set(e) || is_inequality(e) || is(e, Kind::kTuple) || is(e, Kind::kSet) ||
-         (is(e, Kind::kList) && std::all_of(e.args.begin(), e.args.end(), may_be_real_set)) ||
-         (is(e, Kind::kRelation) && e.relations[0] == "in") ||
-         (is(e, Kind::kList) && has(e, Kind::kRelation));
+// Whether `e` is such a set, or a list with one in it (x < 2 or x > 5).
+bool says_set(const Expr& e) {
+  return is_real_set(e) || is_inequality(e) ||
+         (is(e, Kind::kList) && std::any_of(e.args.begin(), e.args.end(), says_set));
 }
 
 std::optional<std::string> letters(const Expr& e) {
@@ -141,15 +139,11 @@ bool Comparison::same(const Expr& r, const Expr& a) {
   if (!budget_.spend(8)) return false;
   if (real_numbers_in_words(r)) return same(name("reals"), a);
   if (real_numbers_in_words(a)) return same(r, name("reals"));
-  if (is_real_set(r) || is_real_set(a) || is_inequality(r) || is_inequality(a) ||
-      (is(r, Kind::kList) && may_be_real_set(r) && has(r, Kind::kRelation)) ||
-      (is(a, Kind::kList) && may_be_real_set(a) && has(a, Kind::kRelation))) {
-    const bool tuples = is(r, Kind::kTuple) && is(a, Kind::kTuple);
-    if (!tuples && may_be_real_set(r) && may_be_real_set(a)) {
-      const auto left = real_set(r, budget_);
-      const auto right = real_set(a, budget_);
-      if (left && right) return same_set(*left, *right);
-    }
+  const bool tuples = is(r, Kind::kTuple) && is(a, Kind::kTuple);
+  if (!tuples && (says_set(r) || says_set(a))) {
+    const auto left = real_set(r, budget_);
+    const auto right = real_set(a, budget_);
+    if (left && right) return same_set(*left, *right);
   }
   const bool relations = is(r, Kind::kRelation) || is(a, Kind::kRelation);
   if (relations && !is_collection(r) && !is_collection(a)) return same_relation(r, a);
@@ -291,12 +285,14 @@ bool Comparison::same_quantity(const Expr& r, const Expr& a) {
   }
   for (const Kind sign : {Kind::kPercent, Kind::kDegree}) {
     if (is(unsigned_part(r), sign) == is(unsigned_part(a), sign)) continue;
-    // 50 percent is 50, where a percentage was asked for, and 1/2.
+    // 50 percent is 1/2, and 50, where a percentage was asked for; but 0.1 percent is not 0.1.
     const auto bare = [sign](const Expr& e) {
       if (!is(unsigned_part(e), sign)) return e;
       return is(e, Kind::kNegative) ? node(Kind::kNegative, {e.args[0].args[0]}) : e.args[0];
     };
-    if (same_number(bare(r), bare(a))) return true;
+    const auto size = evaluate(bare(r), {}, budget_);
+    const bool small = size && std::abs(size->z) < 1;
+    if (!(small && sign == Kind::kPercent) && same_number(bare(r), bare(a))) return true;
   }
   if (is(unsigned_part(r), Kind::kBased) || is(unsigned_part(a), Kind::kBased)) {
     const bool both = is(unsigned_part(r), Kind::kBased) && is(unsigned_part(a), Kind::kBased);

@@ -10,19 +10,23 @@
 namespace qad::score {
 namespace {
 
-// "(B)", "B.", "B) 12": the letter that names a choice, where the reference is such a letter.
+// "(B)", "b", "B.", "B) 12": the letter that names a choice, where the reference is such a letter.
 bool same_choice(const std::string& reference, const std::string& answer) {
   const std::string letter = math::plain_words(reference);
   if (letter.size() != 1 || letter[0] < 'a' || letter[0] > 'h') return false;
-  if (reference.find("text") == std::string::npos && reference.find('(') == std::string::npos)
+  const bool bare = reference.size() == 1;
+  if (bare && std::isupper(static_cast<unsigned char>(reference[0])) == 0) return false;
+  if (!bare && reference.find("text") == std::string::npos &&
+      reference.find('(') == std::string::npos)
     return false;
   std::size_t at = 0;
   while (at < answer.size() && (answer[at] == '(' || answer[at] == '*' || answer[at] == ' ')) ++at;
   if (answer.compare(at, 6, "\\text{") == 0) at += 6;
   if (answer.compare(at, 8, "\\textbf{") == 0) at += 8;
   if (at < answer.size() && answer[at] == '(') ++at;
-  if (at + 1 >= answer.size() || std::tolower(static_cast<unsigned char>(answer[at])) != letter[0])
+  if (at >= answer.size() || std::tolower(static_cast<unsigned char>(answer[at])) != letter[0])
     return false;
+  if (at + 1 == answer.size()) return true;
   const char next = answer[at + 1];
   return next == ')' || next == '.' || next == ':' || next == '}';
 }

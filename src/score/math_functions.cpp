@@ -66,6 +66,9 @@ Maybe apply(const std::string& name, const Function& f, const Value& x, Budget& 
     if (name != "arccos") return exact_value(0);
   }
   if (name == "ln" && x.exact && x.re == 1 && x.im == 0) return exact_value(0);
+  if ((name == "arcsin" || name == "arccos") && x.exact && abs(x.re) == 1 && x.im == 0) {
+    return ended(f.value(x.z), 2 * kUnit, budget);  // where the derivative is infinite
+  }
   if (name == "ln" && std::abs(x.z) <= 2 * x.error) return std::nullopt;
   Complex z = f.value(x.z);
   if (x.z.imag() == 0 && name != "arcsin" && name != "arccos" && name != "ln") z = z.real();

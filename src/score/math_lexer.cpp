@@ -72,8 +72,8 @@ class Lexer {
     return from + 3 >= text_.size() || !digit(text_[from + 3]);
   }
 
-  // The length of a separator that LaTeX writes only within numbers: {,} and ,\! and \, before
-  // three digits.
+  // The length of a separator that is written only within numbers: {,} and ,\! and \, and a space
+  // before three digits.
   std::size_t sure_separator() const {
     for (const std::string_view form : {"{,}", ",\\!", "\\!,\\!", "\\!,", "\\,"}) {
       if (!starts(form)) continue;
@@ -81,6 +81,7 @@ class Lexer {
       while (form != "\\," && at_ + length < text_.size() && text_[at_ + length] == ' ') ++length;
       if (three_digits(at_ + length)) return length;
     }
+    if (look() == ' ' && !within_brackets() && three_digits(at_ + 1)) return 1;  // 10 080
     return 0;
   }
 
@@ -105,7 +106,7 @@ class Lexer {
     while (true) {
       while (digit(look())) digits += text_[at_++];
       if (first == 0) first = digits.size();
-      if (const std::size_t length = first <= 3 ? sure_separator() : 0) {
+      if (const std::size_t length = first > 0 && first <= 3 ? sure_separator() : 0) {
         at_ += length;
       } else if (!digits.empty() && thousands(first, digits[0] == '0')) {
         ++at_;

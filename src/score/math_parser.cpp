@@ -233,6 +233,9 @@ Expr Parser::product() {
       Expr modulus = factor();
       e = nested(node(Kind::kCall, {std::move(e), std::move(modulus)}, "mod"));
     } else if (starts_factor()) {
+      // "2 3" is no product.
+      const bool digits = look().kind == Token::kNumber && at_ > 0;
+      if (digits && tokens_[at_ - 1].kind == Token::kNumber) throw Unreadable();
       e = times(std::move(e), factor());
     } else {
       return e;

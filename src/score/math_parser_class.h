@@ -1,5 +1,5 @@
-// The parser itself, split over two files: math_parser.cpp reads what holds answers down to
-// products, math_atoms.cpp factors and what they are made of.
+// The parser itself, split over three files: math_parser.cpp reads what holds answers down to
+// products, math_atoms.cpp factors and what they are made of, math_numerals.cpp numbers.
 #pragma once
 
 #include <optional>
@@ -92,6 +92,7 @@ class Parser {
   Expr argument();
   std::string raw_argument();
   Expr matrix(const std::string& kind);
+  Expr equations(const std::string& kind);
   Expr symbol(const std::string& sign);
   Expr bracketed(const std::string& open);
   Expr braces();

@@ -32,7 +32,7 @@ constexpr Pair kPairs[] = {
     {R"(\frac{1}{3})", R"(0.\overline{3})", true},
     {R"(\frac{1}{6})", R"(0.1\overline{6})", true},
     {R"(\frac{1}{3})", R"(0.33)", false},
-    // LargeNumbers.
+    // Large numbers.
     {R"(2^{1000})", R"(4^{500})", true},
     {R"(2^{1000})", R"(4^{500}+1)", false},
     {R"(2^{4950})", R"(2^{4949} \cdot 2)", true},
@@ -80,12 +80,12 @@ constexpr Pair kPairs[] = {
     {R"(\lceil \pi \rceil)", R"(4)", true},
     {R"(|-5|)", R"(5)", true},
     {R"(||x|-1|)", R"(|1-|x||)", true},
-    // ComplexNumbers.
+    // Complex numbers.
     {R"(3+4i)", R"(4i+3)", true},
     {R"(\frac{1}{i})", R"(-i)", true},
     {R"((1+i)^2)", R"(2i)", true},
     {R"(3+4i)", R"(3-4i)", false},
-    // WaysToWriteNumbers.
+    // Ways to write numbers.
     {R"(1,234)", R"(1234)", true},
     {R"(1{,}234)", R"(1234)", true},
     {R"(1\,234)", R"(1234)", true},
@@ -214,7 +214,7 @@ constexpr Pair kPairs[] = {
     {R"(\text{CBAD})", R"(CBAD)", true},
     {R"(\text{CBAD})", R"(ABCD)", false},
     {R"(\text{A,B,E})", R"(E, A, B)", true},
-    // TimesAndRatios.
+    // Times and ratios.
     {R"(8\!:\!34 \text{ p.m.})", R"(8:34 p.m.)", true},
     {R"(8\!:\!34 \text{ p.m.})", R"(8:34 PM)", true},
     {R"(8\!:\!34 \text{ p.m.})", R"(8:34 a.m.)", false},
@@ -237,7 +237,7 @@ constexpr Pair kPairs[] = {
     {R"(\pi)", R"(3.14158)", false},
     {R"(.0000672)", R"(6.72 \times 10^{-5})", true},
     {R"(.0000672)", R"(.0000671)", false},
-    // Rarer.
+    // Infinity, residues, vectors.
     {R"(\infty)", R"(-\infty)", false},
     {R"(\infty)", R"(+\infty)", true},
     {R"(\emptyset)", R"(\{\})", true},
@@ -284,6 +284,20 @@ constexpr Pair kPairs[] = {
     {R"(\frac{3}{4})", R"(3, 4)", false},
     {R"(-5)", R"(5)", false},
     {R"(12)", R"(1.2)", false},
+    // Further readings.
+    {R"(6)", R"(2 3)", false},
+    {R"(1000000)", R"(1 000 000)", true},
+    {R"(5)", R"(The answer is 5)", true},
+    {R"(5)", R"(\text{The answer is } 5.)", true},
+    {R"(1,2)", R"(\begin{cases} x=1 \\ y=2\end{cases})", true},
+    {R"(\sin^{-1}(1))", R"(\frac{\pi}{2})", true},
+    {R"(\arccos(-1))", R"(\pi)", true},
+    {R"(0.1)", R"(10\%)", true},
+    {R"(0.1)", R"(0.1\%)", false},
+    {R"(B)", R"(b)", true},
+    {R"(B)", R"((B))", true},
+    {R"(B)", R"(C)", false},
+    {R"(2\pi r)", R"(2\pi R)", false},
 };
 // clang-format on
 
