@@ -15,6 +15,9 @@ namespace qad::serve {
 namespace {
 
 constexpr std::int64_t kMostLogprobs = 20, kMostSamples = 128, kMostStops = 4;
+constexpr std::size_t kMostName = 64;  // bytes; what is longer is no slip of the pen
+// The decoding thread looks for these at every token of everyone's.
+constexpr std::size_t kMostStopBytes = 1024, kMostStopTokens = 128;
 constexpr std::int64_t kMostTokens = std::numeric_limits<std::int32_t>::max();
 
 // A parameter's value, which is not null, with its name for what is said of it.
@@ -82,7 +85,8 @@ std::vector<std::string> stops_of(const Value& v) {
   require(stops.size() <= kMostStops, v.name, "expected no more than {} texts, found {}",
           kMostStops, stops.size());
   for (const std::string& s : stops)
-    require(!s.empty(), v.name, "expected texts of at least one character, found \"\"");
+    require(!s.empty() && s.size() <= kMostStopBytes, v.name,
+            "expected texts of 1 to {} bytes, found one of {}", kMostStopBytes, s.size());
   return stops;
 }
 
@@ -131,7 +135,7 @@ Json message_of(const Json& json, const std::string& where) {
   std::string role, content;
   Json who;
   for (const auto& [key, value] : json.items()) {
-    const std::string name = fmt::format("{}.{}", where, key);
+    const std::string name = key.size() <= kMostName ? fmt::format("{}.{}", where, key) : where;
     const Value v{name, value};
     if (value.is_null()) continue;
     if (key == "role") {
@@ -191,7 +195,8 @@ constexpr Parameter kCommon[] = {
      }},
     {"stop_token_ids",
      [](const Value& v, Call& c) {
-       if (!v.json.is_array()) v.expected("a list of token ids");
+       if (!v.json.is_array() || v.json.size() > kMostStopTokens)
+         v.expected(fmt::format("a list of up to {} token ids", kMostStopTokens));
        c.sampling.stop_tokens = tokens_of(v);
      }},
     {"frequency_penalty", [](const Value& v, Call&) { v.only({0}); }},
@@ -270,13 +275,15 @@ void check_known(const Json& body, std::span<const Parameter> own) {
   std::vector<std::string> known;
   for (const Parameter& p : kCommon) known.emplace_back(p.name);
   for (const Parameter& p : own) known.emplace_back(p.name);
-  for (const auto& [key, value] : body.items())
-    if (std::find(known.begin(), known.end(), key) == known.end()) {
-      ApiError error(400, fmt::format("{}: unknown parameter{}", key, did_you_mean(key, known)));
-      error.param = key;
-      error.code = "unknown_parameter";
-      throw error;
-    }
+  for (const auto& [key, value] : body.items()) {
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    const bool name = key.size() <= kMostName;
+    ApiError error(400, name ? fmt::format("{}: unknown parameter{}", key, did_you_mean(key, known))
+                             : fmt::format("unknown parameter of {} bytes", key.size()));
+    if (name) error.param = key;
+    error.code = "unknown_parameter";
+    throw error;
+  }
 }
 
 }  // namespace

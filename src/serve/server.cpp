@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
 #include <ctime>
 #include <optional>
 #include <thread>
@@ -62,11 +63,23 @@ void set_error(Response& res, const ApiError& e) {
   set_json(res, e.status, to_line(to_json(e)) + "\n");
 }
 
-// Control characters would let a client write lines of its own into the log.
+// Control characters would let a client write lines of its own into the log, and much at once.
 std::string printable(std::string text) {
+  constexpr std::size_t kMost = 300;
+  if (text.size() > kMost) text = text.substr(0, kMost) + " ...";
   for (char& c : text)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
   return text;
+}
+
+std::uint64_t content_length(const Request& req) {
+  const std::string text = req.get_header_value("Content-Length");
+  std::uint64_t length = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), length);
+  if (error != std::errc() || end != text.data() + text.size())
+    throw ApiError(400,
+                   fmt::format("Content-Length: expected a number, found \"{}\"", printable(text)));
+  return length;
 }
 
 // A call's texts, given up unless they are done.
@@ -143,8 +156,8 @@ struct Server::Impl {
 
 void Server::Impl::check_model(const std::string& asked) const {
   if (asked == name) return;
-  ApiError error(404,
-                 fmt::format("the model `{}` does not exist; this server has `{}`", asked, name));
+  ApiError error(404, fmt::format("the model `{}` does not exist; this server has `{}`",
+                                  printable(asked), name));
   error.param = "model";
   error.code = "model_not_found";
   throw error;
@@ -188,7 +201,7 @@ std::string Server::Impl::read_body(const Request& req,
   const ApiError too_large(
       413, fmt::format("the request's body: expected no more than {} bytes", options.most_body));
   const auto most = static_cast<std::uint64_t>(options.most_body);
-  if (!chunked && req.get_header_value<std::uint64_t>("Content-Length") > most) throw too_large;
+  if (!chunked && content_length(req) > most) throw too_large;
   Connection& client = HttpServer::connection();
   // The frames of chunks are bytes, too, but not as many as what they hold: else they are an
   // attack.

@@ -501,6 +501,16 @@ TEST(Server, BearsWhatIsNoRequest) {
       "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
       "Content-Length: 100\r\n\r\n{");
   EXPECT_THAT(half.read_all(), StartsWith("HTTP/1.1 400"));
+  RawClient odd(server.port());
+  odd.send(
+      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+      "Content-Length: two\r\n\r\n{}");
+  EXPECT_THAT(odd.read_all(), StartsWith("HTTP/1.1 400"));
+  RawClient ranges(server.port());  // the library matches them with std::regex, which recurses
+  std::string range = "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\nRange: bytes=0-0";
+  for (int i = 0; i < 2000; ++i) range += ",0-0";
+  ranges.send(range + "\r\n\r\n");
+  EXPECT_THAT(ranges.read_all(), StartsWith("HTTP/1.1"));
   RawClient both(server.port());
   both.send(
       "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
