@@ -25,6 +25,7 @@ void add_compare(CLI::App& app);
 void add_synthesize(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_chat(CLI::App& app);
+void add_serve(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_convert(CLI::App& app);

@@ -72,6 +72,7 @@ int run(int argc, char** argv) {
   add_synthesize(app);
   add_generate(app);
   add_chat(app);
+  add_serve(app);
   add_logits(app);
   add_tokenize(app);
   add_convert(app);

@@ -47,10 +47,9 @@ void Engine::check_request(const std::vector<text::TokenId>& prompt,
   check(sampling.stop.empty(), "generate", "stop: the engine knows ids alone; see StreamedText");
   models::check_tokens(model_, models::tokens_of({prompt}));
   const std::int64_t tokens = static_cast<std::int64_t>(prompt.size()) + sampling.max_tokens;
-  const std::int64_t room = pages_.count() * options_.page_tokens;
-  check(tokens <= room, "generate",
+  check(tokens <= room(), "generate",
         "a prompt of {} tokens and {} new ones: expected no more than {}, which the cache holds",
-        prompt.size(), sampling.max_tokens, room);
+        prompt.size(), sampling.max_tokens, room());
 }
 
 std::int64_t Engine::add(Request request) {
@@ -71,6 +70,14 @@ void Engine::cancel(std::int64_t number) {
   };
   mark(running_);
   mark(waiting_);
+}
+
+bool Engine::has(std::int64_t number) const {
+  const auto in = [&](const auto& sequences) {
+    return std::any_of(sequences.begin(), sequences.end(),
+                       [&](const std::unique_ptr<Sequence>& s) { return s->number == number; });
+  };
+  return in(running_) || in(waiting_);
 }
 
 void Engine::release(Sequence& s) {
@@ -117,7 +124,7 @@ bool Engine::make_room(Sequence& s, std::int64_t tokens, std::size_t index) {
 
 // At least the last token is read, since the next one comes of it.
 void Engine::find_prefix(Sequence& s) {
-  if (!options_.reuse_prefixes) return;
+  if (!options_.reuse_prefixes || s.request.prompt_log_probs) return;
   const std::int64_t size = options_.page_tokens;
   while (s.cached + size < static_cast<std::int64_t>(s.tokens.size())) {
     const auto found = pages_.find(s.contents.empty() ? 0 : s.contents.back(),
@@ -152,10 +159,12 @@ std::vector<Engine::Share> Engine::plan() {
     find_prefix(*waiting_.front());
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
-    const Sequence& s = *running_.back();
+    Sequence& s = *running_.back();
     const std::int64_t reused = s.made() == 0 ? s.cached : 0;
     if (take(running_.size() - 1)) {
       counts_.reused_tokens += reused;
+      if (!s.started && s.request.started) s.request.started(reused);
+      s.started = true;
       continue;
     }
     release(*running_.back());  // no room before another ends
@@ -177,7 +186,7 @@ void Engine::note_full_pages(Sequence& s) {
   }
 }
 
-std::optional<Finish> Engine::append(Sequence& s, text::TokenId id) {
+std::optional<Finish> Engine::append(Sequence& s, text::TokenId id, std::span<const float> logits) {
   const SamplingOptions& o = s.request.sampling;
   if (contains(model_.config.eos, id) || contains(o.stop_tokens, id)) {
     if (s.request.ended_by) s.request.ended_by(id);
@@ -185,9 +194,32 @@ std::optional<Finish> Engine::append(Sequence& s, text::TokenId id) {
   }
   s.tokens.push_back(id);
   ++counts_.new_tokens;
+  if (s.request.log_probs) s.request.log_probs(log_probs(logits, id, s.request.likeliest));
   if (s.request.each && !s.request.each(id)) return Finish::stop;
   if (s.made() >= o.max_tokens) return Finish::length;
   return std::nullopt;
+}
+
+// A few rows of logits at a time: V may be 150,000.
+void Engine::tell_prompt(Sequence& s, const at::Tensor& hidden) {
+  constexpr std::int64_t kRows = 32;
+  const auto prompt = static_cast<std::int64_t>(s.request.prompt.size());
+  // Row r belongs to token cached + r and foretells the one behind it. What was told before the
+  // sequence gave up its pages is not told again.
+  const std::int64_t end = std::min(hidden.size(0), prompt - 1 - s.cached);
+  std::int64_t next = static_cast<std::int64_t>(s.told) - 1 - s.cached;
+  while (next < end) {
+    const std::int64_t rows = std::min(kRows, end - next);
+    const at::Tensor logits =
+        models::logits(model_, hidden.narrow(0, next, rows)).to(at::kCPU, at::kFloat).contiguous();
+    const auto width = static_cast<std::size_t>(logits.size(1));
+    for (std::int64_t r = 0; r < rows; ++r) {
+      const std::span<const float> row(
+          logits.const_data_ptr<float>() + static_cast<std::size_t>(r) * width, width);
+      s.request.prompt_log_probs(log_probs(row, s.request.prompt[s.told++], s.request.likeliest));
+    }
+    next += rows;
+  }
 }
 
 void Engine::run(const std::vector<Share>& shares) {
@@ -217,13 +249,15 @@ void Engine::run(const std::vector<Share>& shares) {
               t.pages.data_ptr<std::int32_t>() + i * most_pages);
   const at::Tensor hidden = models::forward_paged(model_, t, cache_);
   ++counts_.passes;
-  for (const auto& [s, tokens] : shares) {
+  const at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < shares.size(); ++i) {
+    const auto& [s, tokens] = shares[i];
+    if (s->request.prompt_log_probs) tell_prompt(*s, hidden.narrow(0, ends[i] - tokens, tokens));
     s->cached += tokens;
     note_full_pages(*s);
   }
   if (last.empty()) return;
 
-  const at::NoGradGuard no_grad;
   const bool all = static_cast<std::int64_t>(last.size()) == hidden.size(0);
   const at::Tensor rows =
       all ? hidden : hidden.index_select(0, at::tensor(last).to(hidden.device()));
@@ -234,8 +268,12 @@ void Engine::run(const std::vector<Share>& shares) {
     if (s->left() > 0) continue;
     const std::span<const float> these(logits.const_data_ptr<float>() + row++ * logits.size(1),
                                        static_cast<std::size_t>(logits.size(1)));
+    if (s->complete()) {  // the prompt's log-probabilities were all that was wanted
+      ended.emplace_back(s, Finish::length);
+      continue;
+    }
     const text::TokenId id = sample(these, s->request.sampling, s->tokens, s->made());
-    if (const auto finish = append(*s, id)) ended.emplace_back(s, *finish);
+    if (const auto finish = append(*s, id, these)) ended.emplace_back(s, *finish);
   }
   for (const auto& [s, finish] : ended) end(take_out(s), finish);
 }
@@ -253,7 +291,7 @@ bool Engine::step() {
   std::vector<std::unique_ptr<Sequence>> over;
   const auto drop = [&](auto& sequences) {
     std::erase_if(sequences, [&](std::unique_ptr<Sequence>& s) {
-      if (!s->cancelled && s->made() < s->request.sampling.max_tokens) return false;
+      if (!s->cancelled && !s->complete()) return false;
       over.push_back(std::move(s));
       return true;
     });

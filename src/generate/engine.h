@@ -29,6 +29,15 @@ struct Request {
   std::function<void(Finish, const std::vector<text::TokenId>&)> done;
   // Before `done`, with the eos or stop token that ended the text, if one did.
   std::function<void(text::TokenId)> ended_by = {};
+  // Once, when its prompt begins to be read, with how many of its tokens the cache has already.
+  std::function<void(std::int64_t)> started = {};
+  // log_probs() with the `likeliest` likeliest, computed where they are asked for: of each new
+  // token, before `each` has it;
+  std::function<void(const LogProbs&)> log_probs = {};
+  // and of the prompt's tokens from the second on, before any new one. Such a prompt is read whole,
+  // also for a text of no tokens.
+  std::function<void(const LogProbs&)> prompt_log_probs = {};
+  std::int64_t likeliest = 0;
 };
 
 struct EngineOptions {
@@ -52,6 +61,8 @@ class Engine {
                      const SamplingOptions& sampling) const;
   // Ends it at the next pass, as the caller of `each` could.
   void cancel(std::int64_t number);
+  // Whether it waits or is being written: an end has not been told, nor was it forgotten.
+  bool has(std::int64_t number) const;
   // One pass; false when there is nothing to do. An Error (logits that are not finite) forgets the
   // texts of the pass, without a word to them.
   bool step();
@@ -64,6 +75,12 @@ class Engine {
   const Counts& counts() const { return counts_; }
   std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
   std::int64_t waiting() const { return static_cast<std::int64_t>(waiting_.size()); }
+  // Tokens that the cache can hold: what a prompt with its text may have at most.
+  std::int64_t room() const { return pages_.count() * options_.page_tokens; }
+  // The share of the cache's pages that texts hold.
+  double held() const {
+    return 1 - static_cast<double>(pages_.free()) / static_cast<double>(pages_.count());
+  }
 
  private:
   struct Sequence {
@@ -73,9 +90,14 @@ class Engine {
     std::int64_t cached = 0;            // of `tokens`, in the pages
     std::vector<Pages::Page> pages;
     std::vector<Pages::Content> contents;  // of its full pages
-    bool cancelled = false;
+    bool cancelled = false, started = false;
+    std::size_t told = 1;  // of the prompt's tokens, their log-probabilities; the first has none
     std::int64_t made() const {
       return static_cast<std::int64_t>(tokens.size() - request.prompt.size());
+    }
+    bool complete() const {  // nothing is left to be read or written
+      return made() >= request.sampling.max_tokens &&
+             !(request.prompt_log_probs && told < request.prompt.size());
     }
     std::int64_t left() const { return static_cast<std::int64_t>(tokens.size()) - cached; }
   };
@@ -90,8 +112,10 @@ class Engine {
   void release(Sequence& s);
   void run(const std::vector<Share>& shares);
   void note_full_pages(Sequence& s);
+  // Tells the log-probabilities of the prompt's tokens behind those of a pass. `hidden`: its rows.
+  void tell_prompt(Sequence& s, const at::Tensor& hidden);
   // Appends a sampled token; whether the text has ended so.
-  std::optional<Finish> append(Sequence& s, text::TokenId id);
+  std::optional<Finish> append(Sequence& s, text::TokenId id, std::span<const float> logits);
   void end(std::unique_ptr<Sequence> s, Finish finish);
   bool is_running(const Sequence* s) const;
   std::unique_ptr<Sequence> take_out(const Sequence* s);  // of running_

@@ -204,6 +204,13 @@ std::string_view Tokenizer::token_of(TokenId id) const {
   return impl->tokens[std::size_t(id)];
 }
 
+std::string Tokenizer::bytes_of(TokenId id) const {
+  const std::string_view token = token_of(id);
+  const bool added = std::any_of(impl->added_tokens.begin(), impl->added_tokens.end(),
+                                 [&](const AddedToken& t) { return t.id == id; });
+  return added ? std::string(token) : token_bytes(token, impl->pre_tokenizer.byte_level());
+}
+
 std::uint64_t Tokenizer::fingerprint() const {
   return impl->fingerprint;
 }

@@ -29,6 +29,8 @@ class Tokenizer {
   std::int64_t vocab_size() const;  // number of ids, added tokens included
   std::optional<TokenId> id_of(std::string_view token) const;
   std::string_view token_of(TokenId id) const;
+  // What `id` adds to a text, which may be part of a character; an added token's is its content.
+  std::string bytes_of(TokenId id) const;
 
   // Named by tokenizer_config.json, generation config or the vocabulary's own metadata, where
   // known.

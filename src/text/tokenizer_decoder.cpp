@@ -20,21 +20,22 @@ void fuse(std::vector<std::string>& tokens) {
 }
 
 // A token with a character outside of GPT-2's alphabet (an added one) stands for itself.
+void append_byte_level(std::string& bytes, std::string_view token) {
+  const std::size_t start = bytes.size();
+  for (std::size_t i = 0; i < token.size(); i += utf8_size(static_cast<unsigned char>(token[i]))) {
+    const int byte = byte_of_character(decode_utf8(token, i));
+    if (byte < 0) {
+      bytes.resize(start);
+      bytes += token;
+      return;
+    }
+    bytes += static_cast<char>(byte);
+  }
+}
+
 void byte_level(std::vector<std::string>& tokens) {
   std::string bytes;
-  for (const std::string& token : tokens) {
-    const std::size_t start = bytes.size();
-    for (std::size_t i = 0; i < token.size();
-         i += utf8_size(static_cast<unsigned char>(token[i]))) {
-      const int byte = byte_of_character(decode_utf8(token, i));
-      if (byte < 0) {
-        bytes.resize(start);
-        bytes += token;
-        break;
-      }
-      bytes += static_cast<char>(byte);
-    }
-  }
+  for (const std::string& token : tokens) append_byte_level(bytes, token);
   tokens.assign(1, lossy_utf8(bytes));
 }
 
@@ -107,6 +108,19 @@ Decoder replace(const Json& j) {
 }
 
 }  // namespace
+
+std::string token_bytes(std::string_view token, bool byte_level) {
+  std::string bytes;
+  if (byte_level) {
+    append_byte_level(bytes, token);
+  } else if (const auto byte = byte_token(token)) {
+    bytes = *byte;
+  } else {
+    bytes = token;
+    replace_all(bytes, "\u2581", " ");
+  }
+  return bytes;
+}
 
 Decoder make_decoder(const Json& j) {
   if (j.is_null())

@@ -135,6 +135,75 @@ TEST(Engine, EndsAtStopTokensWhenToldAndWhenCancelled) {
   EXPECT_THROW(engine.add({{1}, {.max_tokens = 1 << 30}, {}, {}}), Error);
 }
 
+// log softmax of Transformers' logits.
+double expected_log_prob(const Golden& golden, std::size_t row, text::TokenId id) {
+  const auto width = static_cast<std::size_t>(golden.model.config.vocabulary);
+  const float* logits = golden.logits.data() + row * width;
+  double sum = 0;
+  for (std::size_t i = 0; i < width; ++i) sum += std::exp(static_cast<double>(logits[i]));
+  return static_cast<double>(logits[id]) - std::log(sum);
+}
+
+TEST(Engine, TellsLogProbabilitiesOfPromptAndText) {
+  const Golden golden("llama");
+  for (const std::int64_t most_tokens : {512, 2}) {  // the prompt in one piece and in several
+    Engine engine(golden.model, {.most_tokens = most_tokens, .page_tokens = 2});
+    for (const std::int64_t max_tokens : {0, 1, 9, 9}) {
+      std::vector<LogProbs> of_prompt, of_text;
+      std::vector<std::int64_t> reused;
+      std::optional<Finish> finish;
+      Request request{golden.prompt, {.max_tokens = max_tokens}, {}, {}};
+      request.each = [&](text::TokenId id) { return of_text.back().chosen.id == id; };
+      request.done = [&](Finish f, const Ids&) { finish = f; };
+      request.started = [&](std::int64_t tokens) { reused.push_back(tokens); };
+      request.log_probs = [&](const LogProbs& p) { of_text.push_back(p); };
+      request.prompt_log_probs = [&](const LogProbs& p) { of_prompt.push_back(p); };
+      request.likeliest = 3;
+      engine.add(std::move(request));
+      while (engine.step()) {
+      }
+      EXPECT_EQ(finish, Finish::length);
+      EXPECT_EQ(reused, std::vector<std::int64_t>{0});  // what is cached has no logits any more
+      ASSERT_EQ(of_prompt.size(), golden.prompt.size() - 1);
+      for (std::size_t i = 0; i < of_prompt.size(); ++i) {
+        const text::TokenId id = golden.prompt[i + 1];
+        EXPECT_EQ(of_prompt[i].chosen.id, id);
+        EXPECT_NEAR(of_prompt[i].chosen.log_prob, expected_log_prob(golden, i, id), 1e-3);
+        for (const TokenLogProb& likely : of_prompt[i].likeliest)
+          EXPECT_NEAR(likely.log_prob, expected_log_prob(golden, i, likely.id), 1e-3);
+      }
+      ASSERT_EQ(of_text.size(), static_cast<std::size_t>(max_tokens));
+      if (of_text.empty()) continue;
+      EXPECT_EQ(of_text[0].likeliest.size(), 3);
+      EXPECT_EQ(of_text[0].likeliest[0].id, golden.greedy[0]);
+      EXPECT_NEAR(of_text[0].chosen.log_prob,
+                  expected_log_prob(golden, golden.prompt.size() - 1, golden.greedy[0]), 1e-3);
+    }
+  }
+}
+
+TEST(Engine, TellsAPromptOnceThoughItIsReadAgain) {
+  const Golden golden("llama");
+  const double page = models::bytes_of_page(golden.model, 4);
+  Engine engine(golden.model, {.page_tokens = 4, .cache_bytes = 20 * page});
+  std::vector<std::size_t> told(3), started(3);
+  for (std::size_t i = 0; i < 3; ++i) {
+    Request request{random_prompt(golden.model, i, 12), {.max_tokens = 40}, {}, {}};
+    request.prompt_log_probs = [&told, i](const LogProbs&) { ++told[i]; };
+    request.started = [&started, i](std::int64_t) { ++started[i]; };
+    const std::int64_t number = engine.add(std::move(request));
+    EXPECT_TRUE(engine.has(number));
+    EXPECT_FALSE(engine.has(number + 1));
+  }
+  while (engine.step()) {
+  }
+  EXPECT_GT(engine.counts().preemptions, 0);
+  EXPECT_THAT(told, ::testing::Each(11));
+  EXPECT_THAT(started, ::testing::Each(1));
+  EXPECT_FALSE(engine.has(0));
+  EXPECT_EQ(engine.held(), 0);
+}
+
 TEST(Engine, ForgetsTheTextsOfAPassThatFails) {
   Golden golden("llama");
   Engine engine(golden.model, {});

@@ -91,6 +91,23 @@ TEST(Tokenizer, UnknownIdsAreErrors) {
   EXPECT_THROW(t.decode(std::vector<TokenId>{-1}), Error);
 }
 
+// The two bytes of U+00E9 in GPT-2's alphabet are U+00C3 and U+00A9, a space is U+0120.
+TEST(Tokenizer, TokensAreBytes) {
+  Json file = with("/model/vocab/\u0120a\u00C3", 5);
+  file["model"]["vocab"]["\u00A9"] = 6;
+  file["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", false}};
+  const Tokenizer bytes = tokenizer_from_json(file, nullptr);
+  EXPECT_EQ(bytes.bytes_of(5), " a\xC3");
+  EXPECT_EQ(bytes.bytes_of(6), "\xA9");
+  EXPECT_EQ(bytes.bytes_of(4), "<end>");
+  file = with("/model/vocab/\u2581a", 5);
+  file["model"]["vocab"]["<0xC3>"] = 6;
+  const Tokenizer pieces = tokenizer_from_json(file, nullptr);
+  EXPECT_EQ(pieces.bytes_of(5), " a");
+  EXPECT_EQ(pieces.bytes_of(6), "\xC3");
+  EXPECT_THROW(pieces.bytes_of(7), Error);
+}
+
 TEST(Tokenizer, ConfigNamesSpecialTokensAndTheTemplate) {
   const Json config =
       parse_json(R"({"bos_token":{"content":"a"},"eos_token":"<end>","pad_token":null,
