@@ -4,6 +4,7 @@ cores:
     $(scripts/peers) bench/serve_clients.py               # 1 client, then 200 at once, 64 tokens each
     $(scripts/peers) bench/serve_clients.py --no-peer --clients 400
 
+The peer needs `pip install accelerate fastapi uvicorn` beside tests/peers/requirements.txt.
 Both serve data/stories260k greedily from /v1/completions. Of ours every stream is checked: its end, its length and its
 text, which must be the one that a client gets alone. The clients, one thread of Python, share the cores with the servers.
 """

@@ -112,7 +112,19 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
   EXPECT_THAT(said(r), HasSubstr("data.test"));
   r = good;
   r.data.train.clear();
+  EXPECT_EQ(said(r), "");  // the teacher writes it
+  r.data.test.clear();
+  EXPECT_EQ(said(r), "");
+  r.method = "qat";
+  r.loss = {};
+  EXPECT_THAT(said(r), HasSubstr("data.t"));
+  r = good;
+  r.data.train.clear();
+  r.method = "qat";
   EXPECT_THAT(said(r), HasSubstr("data.train"));
+  r = good;
+  r.data.synthesize_tokens = 5;
+  EXPECT_THAT(said(r), HasSubstr("data.synthesize_tokens"));
   r = good;
   r.train.micro_sequences = 3;
   EXPECT_THAT(said(r), HasSubstr("divide"));
