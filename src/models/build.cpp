@@ -107,6 +107,13 @@ void walk(Model& model, OnParameter&& parameter, OnLinear&& linear) {
 
 }  // namespace
 
+std::string key_scale_name(const Layer& layer) {
+  return linear_name(layer.attention->qkv.weight.parts[1]) + ".k_scale";
+}
+std::string value_scale_name(const Layer& layer) {
+  return linear_name(layer.attention->qkv.weight.parts[2]) + ".v_scale";
+}
+
 std::string linear_name(const Part& part) {
   return part.name.substr(0, part.name.size() - std::string_view(".weight").size());
 }

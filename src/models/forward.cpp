@@ -232,12 +232,13 @@ PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t
   PagedCache cache{pages, page_tokens, {}, {}};
   const auto options =
       at::TensorOptions().dtype(model.placement.type).device(model.placement.device);
-  for (const LayerConfig& layer : model.config.layers) {
+  for (const Layer& layer : model.layers) {
     at::Tensor keys, values;
     if (layer.attention) {
-      const std::int64_t heads = layer.attention->kv_heads, dim = layer.attention->head_dim;
-      keys = room({pages, page_tokens, heads, dim}, options);
-      values = room({pages, page_tokens, heads, dim}, options);
+      const AttentionConfig& c = layer.attention->config;
+      const auto of = layer.attention->kv_scales ? options.dtype(at::kByte) : options;
+      keys = room({pages, page_tokens, c.kv_heads, c.head_dim}, of);
+      values = room({pages, page_tokens, c.kv_heads, c.head_dim}, of);
     }
     cache.keys.push_back(std::move(keys));
     cache.values.push_back(std::move(values));
@@ -246,12 +247,15 @@ PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t
 }
 
 double bytes_of_page(const Model& model, std::int64_t page_tokens) {
-  double values = 0;
-  for (const LayerConfig& layer : model.config.layers)
-    if (layer.attention)
-      values += 2 * static_cast<double>(layer.attention->kv_heads * layer.attention->head_dim);
-  return values * static_cast<double>(page_tokens) *
-         static_cast<double>(c10::elementSize(model.placement.type));
+  double bytes = 0;
+  for (const Layer& layer : model.layers) {
+    if (!layer.attention) continue;
+    const AttentionConfig& c = layer.attention->config;
+    const std::size_t each =
+        layer.attention->kv_scales ? 1 : c10::elementSize(model.placement.type);
+    bytes += 2 * static_cast<double>(c.kv_heads * c.head_dim) * static_cast<double>(each);
+  }
+  return bytes * static_cast<double>(page_tokens);
 }
 
 at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache) {
@@ -261,9 +265,10 @@ at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const Pa
   const Tokens here = tokens.tokens.to(device);
   const at::Tensor lengths = tokens.lengths.to(device), pages = tokens.pages.to(device);
   const auto attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
+    const KvScales scales = model.layers[i].attention->kv_scales.value_or(KvScales());
     return ops::paged_attention(qkv, cache.keys[i], cache.values[i], here.cu_seqlens, lengths,
                                 pages, here.longest, tokens.longest, c.heads, c.kv_heads,
-                                attention_scale(c));
+                                attention_scale(c), scales.key, scales.value);
   };
   return run({model, rotation_of(model, tokens.longest, here.positions), attend, {}}, here.ids);
 }

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "checkpoint/nvfp4_tensors.h"
+#include "core/console.h"
 #include "core/error.h"
 #include "models/device_copy.h"
 #include "models/verify.h"
@@ -57,6 +58,35 @@ FileCopy file_copy(const checkpoint::Checkpoint& c, const checkpoint::Tensor& t,
   }
   fail(kOperation, "{}: {}: expected its bytes in one of the checkpoint's files", c.path.string(),
        t.name);
+}
+
+// k_proj.k_scale and v_proj.v_scale of each layer, as ModelOpt writes them (amax / 448); a
+// checkpoint may leave them out for 1.
+void read_kv_scales(const checkpoint::Checkpoint& c, Model& model) {
+  const std::string algo = checkpoint::read_quantization(c.quantization).kv_cache_algo;
+  if (algo.empty()) return;
+  check(algo == "FP8", kOperation,
+        "{}: keys and values in {}: expected FP8, or kv_cache_quant_algo null", c.path.string(),
+        algo);
+  if (!model.placement.device.is_cpu()) {
+    note("keys and values are cached in BF16: FP8, as {} has it, is for a CPU so far",
+         c.path.string());
+    return;
+  }
+  const auto scale = [&](const std::string& name) {
+    if (!c.has(name)) return 1.0f;
+    const checkpoint::Tensor& t = c.at(name);
+    check(t.elements() == 1, kOperation, "{}: {}: expected one number, found {}", c.path.string(),
+          name, t.elements());
+    float value = 0;
+    checkpoint::read_f32(t, &value);
+    check(value > 0x1p-100f && value < 0x1p100f, kOperation,
+          "{}: {}: expected a positive scale, found {}", c.path.string(), name, value);
+    return value;
+  };
+  for (Layer& layer : model.layers)
+    if (layer.attention)
+      layer.attention->kv_scales = {scale(key_scale_name(layer)), scale(value_scale_name(layer))};
 }
 
 // What went to a GPU without being looked at on the way.
@@ -225,6 +255,7 @@ Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
   copy_to_device(std::move(copies));
   check_finite(model, c.path);
 
+  read_kv_scales(c, model);
   const std::string tied = tied_head_problem(model, c);
   check(tied.empty(), kOperation, "{}: {}", c.path.string(), tied);
   return model;

@@ -60,10 +60,16 @@ struct Linear {
   std::unique_ptr<LinearQuant> quant;  // null: not quantised
 };
 
+// Of a layer whose keys and values are cached as E4M3 codes: a key is code * key.
+struct KvScales {
+  float key = 1, value = 1;
+};
+
 struct Attention {
   AttentionConfig config;
   Linear qkv, output;
   std::optional<Parameter> q_norm, k_norm;
+  std::optional<KvScales> kv_scales = {};  // where the checkpoint's cache is FP8; on a CPU
 };
 
 struct Mlp {
@@ -106,6 +112,10 @@ struct DeviceMemory {
 DeviceMemory memory_of(const at::Device& device);
 std::string machine_name(const at::Device& device);  // "NVIDIA H200, driver for CUDA 13.0"
 
+// Scales of an FP8 cache, F32 [] or [1], which a checkpoint may have.
+std::string key_scale_name(const Layer& layer);    // "model.layers.0.self_attn.k_proj.k_scale"
+std::string value_scale_name(const Layer& layer);  // "model.layers.0.self_attn.v_proj.v_scale"
+
 struct Model {
   ModelConfig config;
   Placement placement;
@@ -121,7 +131,7 @@ struct Model {
 
 // Keys and values of many sequences, in pages that a sequence takes as it grows (PagedAttention,
 // Kwon et al. 2023). Per layer [pages, page_tokens, kv_heads, head_dim], undefined where a layer
-// has no attention.
+// has no attention. Of the model's type, or bytes: E4M3 codes by the layer's KvScales.
 struct PagedCache {
   std::int64_t pages = 0, page_tokens = 0;
   std::vector<at::Tensor> keys, values;

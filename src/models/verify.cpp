@@ -42,6 +42,9 @@ class Check {
     for (const Parameter* p : parameters(model_))
       if (!weights.contains(p))
         for (const Part& part : p->parts) plain(part, *p);
+    for (const Layer& layer : model_.layers)
+      if (layer.attention)
+        expected_.merge(std::set{key_scale_name(layer), value_scale_name(layer)});
     for (const auto& [name, tensor] : c_.tensors)
       if (!expected_.contains(name) && !is_ignored(name) && !(name == kHead && model_.config.tied))
         report("{}: not part of a {} with this config.json, found {} {}", name,

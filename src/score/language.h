@@ -3,8 +3,8 @@
 //
 // langdetect draws n-grams of the text at random until one language has nearly all probability, and
 // takes the mean of seven such draws, each with a smoothing drawn at random. Here 64 draws go
-// through the text in steps of the golden ratio, which spread evenly, with the mean smoothing: close
-// to the same means, without chance.
+// through the text in steps of the golden ratio, which spread evenly, with the mean smoothing:
+// close to the same means, without chance.
 #pragma once
 
 #include <string>

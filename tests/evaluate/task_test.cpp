@@ -104,8 +104,7 @@ TEST(Task, MistakesAreNamed) {
     return error_of([&] { validate(parse_task(yaml, "t.yaml")); });
   };
   EXPECT_EQ(parse("prompt: x\nanswer: y\n"), "");
-  EXPECT_THAT(parse("promt: x\n"),
-              HasSubstr("t.yaml:1: unknown key \"promt\"; did you mean"));
+  EXPECT_THAT(parse("promt: x\n"), HasSubstr("t.yaml:1: unknown key \"promt\"; did you mean"));
   EXPECT_THAT(parse("prompt: x\nscore: maths\n"), HasSubstr("did you mean \"math\"?"));
   EXPECT_THAT(parse("prompt: x\nsamples: 0\n"), HasSubstr("samples"));
   EXPECT_THAT(parse("answer: x\n"), HasSubstr("prompt: is missing"));

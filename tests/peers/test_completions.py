@@ -81,6 +81,60 @@ def test_greedy_texts_with_quantised_activations_are_those_of_its_bytes(tokenize
     assert tokens > 1000 and other <= 2  # 0 of 2,400 when written; ties are decided by the order of FP32 sums
 
 
+def fp8(x, scale):
+    return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale
+
+
+@torch.no_grad()
+def test_greedy_texts_with_fp8_keys_and_values(tokenizer_files, prompts, tmp_path, monkeypatch):
+    """As above, the peer's keys (after rotation) and values rounded by PyTorch's own E4M3."""
+    from safetensors.torch import load_file, save_file
+    from transformers.models.llama import modeling_llama
+    out = tmp_path / "nvfp4"
+    model = quantised(tokenizer_files, out, "nvfp4-weight-only")
+    tensors, scales = load_file(out / "model.safetensors"), []
+    for i in range(model.config.num_hidden_layers):
+        k, v = torch.tensor(0.011 + 0.003 * i), torch.tensor(0.007 + 0.002 * i)  # some keys and values clip
+        tensors[f"model.layers.{i}.self_attn.k_proj.k_scale"] = k
+        if i > 0:
+            tensors[f"model.layers.{i}.self_attn.v_proj.v_scale"] = v
+        scales.append((k, v if i > 0 else 1.0))
+    save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
+    plain = complete(out, prompts, tmp_path / "plain.jsonl", "--max-tokens", 200)
+    for file in ("hf_quant_config.json", "config.json"):
+        config = json.loads((out / file).read_text())
+        if file == "config.json":
+            config["quantization_config"]["kv_cache_scheme"] = {"dynamic": False, "num_bits": 8, "type": "float"}
+        else:
+            config["quantization"]["kv_cache_quant_algo"] = "FP8"
+        (out / file).write_text(json.dumps(config))
+
+    layer = [0]
+    rotate = modeling_llama.apply_rotary_pos_emb
+
+    def rotated(q, k, *more, **kwargs):
+        q, k = rotate(q, k, *more, **kwargs)
+        layer[0] += 1
+        return q, fp8(k, scales[(layer[0] - 1) % len(scales)][0])
+
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", rotated)
+    for i, block in enumerate(model.model.layers):
+        block.self_attn.v_proj.register_forward_hook(lambda m, args, y, i=i: fp8(y, scales[i][1]))
+    ours = complete(out, prompts, tmp_path / "a.jsonl", "--max-tokens", 200)
+    alone = complete(out, prompts, tmp_path / "b.jsonl", "--max-tokens", 200, "--batch-size", 1)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    tokens = other = 0
+    for place, line in ours.items():
+        text = line["token_ids"]
+        assert alone[place]["token_ids"] == text
+        prompt = tokenizer(line["prompt"]).input_ids
+        theirs = model(torch.tensor([prompt + text])).logits[0, len(prompt) - 1:-1].argmax(-1)
+        tokens += len(text)
+        other += (theirs != torch.tensor(text)).sum().item()
+    assert tokens > 1000 and other <= 2
+    assert any(line["token_ids"] != plain[place]["token_ids"] for place, line in ours.items())
+
+
 def test_a_cut_file_is_completed_and_others_are_refused(tokenizer_files, prompts, tmp_path):
     flags = ("--max-tokens", 40, "--temperature", 0.9, "--top-p", 0.95, "--samples", 3, "--seed", 5)
     whole = complete(tokenizer_files, prompts, tmp_path / "whole.jsonl", *flags)
