@@ -67,7 +67,7 @@ std::string Metrics::text(std::int64_t clients) const {
     out += fmt::format("qad_http_requests_total{{path=\"{}\",status=\"{}\"}} {}\n", key.first,
                        key.second, count);
   out += head("qad_cancelled_total", "Requests ended before their time.", "counter");
-  constexpr std::array<const char*, 3> kWhy = {"disconnected", "slow", "shutdown"};
+  constexpr std::array<const char*, 2> kWhy = {"disconnected", "slow"};
   for (std::size_t i = 0; i < kWhy.size(); ++i)
     out += fmt::format("qad_cancelled_total{{reason=\"{}\"}} {}\n", kWhy[i], cancelled_[i]);
   const auto& c = load_.counts;

@@ -14,7 +14,7 @@
 namespace qad::serve {
 
 // Why a text was ended before its time.
-enum class Cancelled { disconnected, slow, shutdown };
+enum class Cancelled { disconnected, slow };
 
 class Metrics {
  public:
@@ -44,7 +44,7 @@ class Metrics {
 
   mutable std::mutex mutex_;
   std::map<std::pair<std::string, int>, std::int64_t> answers_;
-  std::array<std::int64_t, 3> cancelled_{};
+  std::array<std::int64_t, 2> cancelled_{};
   Histogram first_token_, seconds_;
   Load load_;
 };

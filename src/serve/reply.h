@@ -12,7 +12,7 @@
 namespace qad::serve {
 
 struct Usage {
-  std::int64_t prompt_tokens = 0, cached_tokens = 0;  // of each prompt, once
+  std::int64_t prompt_tokens = 0, cached_tokens = 0;  // of each prompt once, whatever its samples
   std::int64_t new_tokens = 0;
 };
 
@@ -23,11 +23,11 @@ class Reply {
   Reply(const text::Tokenizer& tokenizer, const Call& call, std::size_t choices,
         std::int64_t prompt_tokens);
 
-  // Answers are for pieces in their order. `pieces`: those that came together.
-  // Server-sent events, "" for nothing to say yet.
+  // Either a stream: pieces that came together as server-sent events, "" where they say nothing;
+  // after the last of all, usage if it was asked for, and [DONE].
   std::string events(const std::vector<Piece>& pieces);
-  std::string last_events() const;  // usage if it was asked for, and [DONE]
-  // For whole().
+  std::string last_events() const;
+  // Or all of it at the end.
   void add(const std::vector<Piece>& pieces);
   std::string whole() const;
 

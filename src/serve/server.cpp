@@ -176,7 +176,7 @@ void Server::Impl::gate(const Request& req, Response& res) const {
   const char* method = method_of(req.path);
   if (method == nullptr)
     throw ApiError(404, fmt::format("{} {}: there is no such path", req.method, req.path));
-  const std::string_view asked = req.method == "HEAD" ? "GET" : req.method;
+  const std::string asked = req.method == "HEAD" ? "GET" : req.method;
   if (asked != method) {
     res.set_header("Allow", method);
     throw ApiError(405, fmt::format("{} {}: expected {}", req.method, req.path, method));
