@@ -92,9 +92,10 @@ std::string benchmark_table(const Benchmarks& b) {
   return text_table(lines);
 }
 
-std::string benchmark_section(const Benchmarks& b) {
-  if (b.rows.empty()) return {};
-  std::string out = "<h2>Benchmarks</h2>\n<div class=\"scroll\"><table><thead><tr><th></th>";
+namespace {
+
+std::string body(const Benchmarks& b) {
+  std::string out = "<div class=\"scroll\"><table><thead><tr><th></th>";
   for (std::size_t m = 0; m < b.models.size(); ++m) {
     out += fmt::format("<th class=\"n\">{}</th>", escape(b.models[m]));
     if (m > 0) out += fmt::format("<th class=\"n\">less {}</th>", escape(b.models[0]));
@@ -115,8 +116,14 @@ std::string benchmark_section(const Benchmarks& b) {
   return out;
 }
 
+}  // namespace
+
+std::string benchmark_section(const Benchmarks& b) {
+  return b.rows.empty() ? std::string() : "<h2>Benchmarks</h2>\n" + body(b);
+}
+
 std::string benchmark_page(const std::string& title, const Benchmarks& b) {
-  return page(title, "<header><h1>" + escape(title) + "</h1></header>\n" + benchmark_section(b));
+  return page(title, "<header><h1>" + escape(title) + "</h1></header>\n" + body(b));
 }
 
 }  // namespace qad::report
