@@ -253,7 +253,10 @@ void check_can_score(const Task& task, const std::vector<Problem>& problems) {
   }
   if (is_program(task)) {
     if (const auto lacks = score::program_lacks(kind_of(task), options_of(task)))
-      fail("task", "{}: {}", task.name, *lacks);
+      fail("task", "{}: {}{}", task.name, *lacks,
+           task.tests.empty() && task.score == "scicode"
+               ? fmt::format("; say --set {}.tests=FILE", task.name)
+               : "");
   }
   if (task.score == "livecodebench") programs_of(task, problems);
   // Problems that can't be judged are found before a model writes for hours.
