@@ -5,10 +5,10 @@ cores:
     $(scripts/peers) bench/serve_clients.py --no-peer --clients 400
 
 The peer needs `pip install accelerate fastapi uvicorn` beside tests/peers/requirements.txt.
-Both serve data/stories260k greedily from /v1/completions. Of ours every stream is checked: its end, its length and its
-text, which must be the one that a client gets alone. The clients, one thread of Python, share the cores with the servers.
+Both serve data/stories260k greedily from /v1/completions, in turn. Every stream is checked: its end and its text, which
+must be the one that a client gets alone. The clients, one thread of Python, share the cores with the servers.
 """
-import argparse, asyncio, dataclasses, json, pathlib, socket, statistics, subprocess, sys, tempfile, time
+import argparse, asyncio, dataclasses, importlib.util, json, pathlib, socket, statistics, subprocess, sys, tempfile, time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QAD = ROOT / "build/qad"
@@ -76,7 +76,7 @@ def start(who, folder):
                [*PEER, "serve", folder, "--continuous-batching", "--device", "cpu"])
     log = tempfile.TemporaryFile()
     process = subprocess.Popen([*map(str, command), "--host", "127.0.0.1", "--port", str(port)], cwd=ROOT, stdout=log, stderr=log)
-    for _ in range(1200):
+    for _ in range(3000):
         if process.poll() is not None:
             break
         try:
@@ -89,36 +89,38 @@ def start(who, folder):
     raise SystemExit(f"{who} does not listen: {log.read().decode()[-2000:]}")
 
 
-def measure(who, o, folder, prompts):
-    """({clients: tokens/s}, how many streams were not as they should be). The peer, which takes minutes, writes few texts
-    alone and all of them at once only once."""
-    ours = who == "ours"
-    process, port, model = start(who, folder)
-    try:
-        asyncio.run(at_once(port, model, prompts[:1], 4))  # every path taken once
-        alone = {p: asyncio.run(one(port, model, p, o.tokens)) for p in sorted(set(prompts))[:None if ours else 3]}
-        speed = {1: sum(s.tokens for s in alone.values()) / sum(s.seconds for s in alone.values())}
-        print(f"{who}, 1 client: {speed[1]:.0f} tokens/s, first text after "
-              f"{statistics.median(s.first for s in alone.values()) * 1e3:.1f} ms")
-        rates, streams = [], []
-        for _ in range(o.rounds if ours else 1):
-            some, seconds = asyncio.run(at_once(port, model, prompts, o.tokens))
-            rates.append(sum(s.tokens for s in some) / seconds)
-            streams += zip(prompts, some)
-        speed[o.clients] = statistics.median(rates)
-    finally:
-        process.terminate()
-        process.wait()
-    errors = [s.error for s in list(alone.values()) + [s for _, s in streams] if s.error]
-    firsts = sorted(s.first for _, s in streams)
-    other = sum(p in alone and s.text != alone[p].text for p, s in streams)
-    short = sum(not s.error and (not s.finish or ours and not s.done) for _, s in streams)
-    print(f"{who}, {o.clients} clients at once: {speed[o.clients]:.0f} tokens/s ({speed[o.clients] / speed[1]:.1f} x one client), "
-          f"first text after {firsts[len(firsts) // 2] * 1e3:.0f} ms, of 99 % within {firsts[len(firsts) * 99 // 100] * 1e3:.0f} ms")
-    print(f"    of {len(streams)} streams {len(errors)} errors, {short} cut, {other} of another text than alone")
-    for error in sorted(set(errors))[:3]:
-        print(f"    {error}")
-    return speed, len(errors) + short + other
+class Side:
+    """A server and what was measured of it."""
+
+    def __init__(self, who, folder):
+        self.who, self.rates, self.firsts, self.streams, self.texts = who, {}, {}, [], {}
+        self.process, self.port, self.model = start(who, folder)
+
+    def round(self, prompts, tokens):
+        some, seconds = asyncio.run(at_once(self.port, self.model, prompts, tokens))
+        n = len(prompts)
+        self.rates.setdefault(n, []).append(sum(s.tokens for s in some) / seconds)
+        self.firsts.setdefault(n, []).extend(s.first for s in some)
+        self.streams += zip(prompts, some)
+        if n == 1:
+            self.texts[prompts[0]] = some[0].text
+
+    def speed(self, n):
+        return statistics.median(self.rates[n])
+
+    def report(self):
+        """Prints it; how many streams were not as they should be."""
+        for n, rates in self.rates.items():
+            first = sorted(self.firsts[n])
+            print(f"{self.who}, {n} client{'s' * (n > 1)}: {self.speed(n):.0f} tokens/s ({min(rates):.0f} to {max(rates):.0f}), "
+                  f"first text after {first[len(first) // 2] * 1e3:.0f} ms, of 99 % within {first[len(first) * 99 // 100] * 1e3:.0f} ms")
+        errors = [s.error for _, s in self.streams if s.error]
+        other = sum(p in self.texts and s.text != self.texts[p] for p, s in self.streams)
+        short = sum(not s.error and (not s.finish or self.who == "ours" and not s.done) for _, s in self.streams)
+        print(f"    of {len(self.streams)} streams {len(errors)} errors, {short} cut, {other} of another text than alone")
+        for error in sorted(set(errors))[:3]:
+            print(f"    {error}")
+        return len(errors) + short + other
 
 
 def main():
@@ -128,17 +130,38 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--no-peer", action="store_true")
     o = p.parse_args()
+    missing = [name for name in ("accelerate", "fastapi", "uvicorn") if not importlib.util.find_spec(name)]
+    if missing and not o.no_peer:
+        print(f"without the peer, which needs: pip install {' '.join(missing)}")
+        o.no_peer = True
     prompts = [" ".join(STORIES[i % len(STORIES)].split()[:4 + i % 13]) for i in range(o.clients)]
+    sides = []
     with tempfile.TemporaryDirectory() as work:
         folder = pathlib.Path(work) / "stories"
         subprocess.run([QAD, "convert", ROOT / "data/stories260k/stories260K.bin", folder], check=True,
                        stdout=subprocess.DEVNULL)
-        ours, wrong = measure("ours", o, folder, prompts)
-        if not o.no_peer:
-            theirs, _ = measure("peer", o, folder, prompts)
-            for n in ours:
-                print(f"ours beside the peer, {n} client{'s' * (n > 1)}: {ours[n] / theirs[n]:.1f} x the tokens/s")
-    sys.exit(1 if wrong else 0)
+        try:
+            for who in ["ours"] + ["peer"] * (not o.no_peer):
+                sides.append(Side(who, folder))
+                asyncio.run(at_once(sides[-1].port, sides[-1].model, prompts[:1], 4))  # every path taken once
+            for prompt in sorted(set(prompts)):  # what each client is to get
+                sides[0].round([prompt], o.tokens)
+            for i in range(o.rounds):  # in turn
+                for side in sides:
+                    if side.who == "peer":
+                        side.round(prompts[i:i + 1], o.tokens)
+                    side.round(prompts, o.tokens)
+        finally:
+            for side in sides:
+                side.process.terminate()
+                side.process.wait()
+    wrong = [side.report() for side in sides]
+    ours = sides[0]
+    print(f"ours, {o.clients} clients beside 1: {ours.speed(o.clients) / ours.speed(1):.1f} x the tokens/s")
+    for peer in sides[1:]:
+        for n in ours.rates:
+            print(f"ours beside the peer, {n} client{'s' * (n > 1)}: {ours.speed(n) / peer.speed(n):.1f} x the tokens/s")
+    sys.exit(1 if wrong[0] else 0)
 
 
 if __name__ == "__main__":
