@@ -90,7 +90,7 @@ void add_serve(CLI::App& app) {
     o->serve.write_timeout = milliseconds(o->write_timeout);
     apply(o->compute);
     const recipe::LoadedModel loaded =
-        recipe::load_model(o->model, models::placement_of(o->compute.device));
+        recipe::load_model(o->model, models::decoding_placement_of(o->compute.device));
     const Interrupt interrupt;
     serve::Server server(loaded, o->serve, o->without_key);
     fmt::print("{} on {}\n", server.name(), server.url());
