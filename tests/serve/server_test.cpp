@@ -145,8 +145,8 @@ TEST(Server, SaysWhatItHas) {
   EXPECT_EQ(client.get("/v1/nothing").status, 404);
   EXPECT_EQ(client.get(kChat).status, 405);
   EXPECT_THAT(server.url(), ::testing::MatchesRegex("http://127.0.0.1:[0-9]+/v1"));
-  EXPECT_EQ(client.metric("qad_http_requests_total{path=\"/v1/models\",status=\"200\"}"), 1);
-  EXPECT_EQ(client.metric("qad_http_requests_total{path=\"other\",status=\"404\"}"), 1);
+  EXPECT_TRUE(client.becomes("qad_http_requests_total{path=\"/v1/models\",status=\"200\"}", 1));
+  EXPECT_TRUE(client.becomes("qad_http_requests_total{path=\"other\",status=\"404\"}", 1));
 }
 
 TEST(Server, WritesWhatTheModelWritesAlone) {
@@ -320,9 +320,10 @@ TEST(Server, ClientsAtOnceGetTheirOwnTexts) {
   EXPECT_EQ(texts, expected);
   Client client(server);
   EXPECT_LT(client.metric("qad_passes_total"), client.metric("qad_generated_tokens_total") / 2);
-  EXPECT_EQ(client.metric("qad_texts_running"), 0);
+  // A client has its last bytes before the server has counted it.
+  EXPECT_TRUE(client.becomes("qad_texts_running", 0));
   EXPECT_EQ(client.metric("qad_time_to_first_token_seconds_count"), kClients);
-  EXPECT_EQ(client.metric("qad_request_duration_seconds_count"), kClients);
+  EXPECT_TRUE(client.becomes("qad_request_duration_seconds_count", kClients));
 }
 
 TEST(Server, RefusesInTheApisShape) {
@@ -458,7 +459,7 @@ TEST(Server, AFailureIsThisPassesAlone) {
   EXPECT_EQ(streamed, "server_error");
   EXPECT_EQ(client.post(kCompletions, greedy(kBegin, 5)).json["choices"][0]["text"],
             alone(kBegin, {.max_tokens = 5}));
-  EXPECT_EQ(client.metric("qad_texts_running"), 0);
+  EXPECT_TRUE(client.becomes("qad_texts_running", 0));
 }
 
 TEST(Server, LimitsItsConnections) {
