@@ -70,7 +70,7 @@ std::vector<std::string> words_of(const std::string& list) {
   return words;
 }
 
-int run_tasks(const Options& o, const recipe::LoadedModel& loaded) {
+recipe::BenchmarkJob job_of(const Options& o) {
   recipe::BenchmarkJob job;
   job.tasks = recipe::tasks_of(words_of(*o.tasks), o.protocol, o.sets);
   job.out = *o.output;
@@ -78,6 +78,13 @@ int run_tasks(const Options& o, const recipe::LoadedModel& loaded) {
   job.threads = o.compute.threads;
   job.engine.most_sequences = o.batch_size;
   job.engine.cache_bytes = o.cache_gb * 1e9;
+  return job;
+}
+
+int run_tasks(const Options& o) {
+  const recipe::BenchmarkJob job = job_of(o);  // a mistake in it is found before a model is read
+  const recipe::LoadedModel loaded =
+      recipe::load_model(o.model, models::decoding_placement_of(o.compute.device));
   const std::string label = o.label.empty() ? o.model : o.label;
   const auto results =
       recipe::run_benchmarks({loaded.model, loaded.tokenizer, o.model, label}, job);
@@ -92,7 +99,9 @@ int run_tasks(const Options& o, const recipe::LoadedModel& loaded) {
   return 0;
 }
 
-int run_metrics(const Options& o, const recipe::LoadedModel& loaded) {
+int run_metrics(const Options& o) {
+  const recipe::LoadedModel loaded =
+      recipe::load_model(o.model, models::placement_of(o.compute.device));
   std::optional<recipe::LoadedModel> teacher;
   if (!o.teacher.empty()) {
     teacher = recipe::load_model(o.teacher, loaded.model.placement);
@@ -171,10 +180,7 @@ void add_evaluate(CLI::App& app) {
     check(o->data || (o->teacher.empty() && !o->json), "evaluate",
           "--teacher and --json are for --data");
     apply(o->compute);
-    const recipe::LoadedModel loaded =
-        recipe::load_model(o->model, o->tasks ? models::decoding_placement_of(o->compute.device)
-                                              : models::placement_of(o->compute.device));
-    return o->tasks ? run_tasks(*o, loaded) : run_metrics(*o, loaded);
+    return o->tasks ? run_tasks(*o) : run_metrics(*o);
   });
 }
 

@@ -4,8 +4,6 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
-#include <sstream>
 #include <thread>
 #include <tuple>
 
@@ -19,6 +17,7 @@
 #include "generate/write_texts.h"
 #include "recipe/paths.h"
 #include "recipe/prompts.h"
+#include "recipe/writing_progress.h"
 #include "report/events.h"
 
 namespace qad::recipe {
@@ -58,24 +57,13 @@ class Partial {
     if (!fs::exists(path)) {
       report::MetricsLog(path).write(identity);
     } else {
-      const std::string text = read_text(path);
-      const std::string whole = text.substr(0, text.rfind('\n') + 1);
-      std::istringstream lines(whole);
-      std::string line;
-      check(std::getline(lines, line) && parse_json(line, path.string()) == identity, kOperation,
-            "{}: is of another model, seed or task; remove it or write elsewhere", path.string());
-      while (std::getline(lines, line)) {
-        const Json json = parse_json(line, path.string());
-        Response r;
-        r.problem = json.at("problem").get<std::int64_t>();
-        r.sample = json.at("sample").get<std::int64_t>();
-        r.step = json.at("step").get<std::int64_t>();
-        r.text = json.at("response").get<std::string>();
-        r.finish_reason = json.at("finish_reason").get<std::string>();
-        r.tokens = json.at("tokens").get<std::int64_t>();
-        responses_[json.at("task").get<std::string>()].push_back(std::move(r));
-      }
-      if (whole.size() < text.size()) write_file(path, whole);
+      bool same = false;  // a file without a whole first line is nobody's
+      report::read_log(path, [&](const Json& json, std::int64_t number) {
+        if (number > 1) return note(json);
+        same = json == identity;
+        check(same, kOperation, kOfAnother, path.string());
+      });
+      check(same, kOperation, kOfAnother, path.string());
     }
     log_.emplace(path, /*append=*/true);
   }
@@ -92,6 +80,20 @@ class Partial {
   }
 
  private:
+  static constexpr const char* kOfAnother =
+      "{}: is of another model, seed or task; remove it or write elsewhere";
+
+  void note(const Json& json) {
+    Response r;
+    r.problem = json.at("problem").get<std::int64_t>();
+    r.sample = json.at("sample").get<std::int64_t>();
+    r.step = json.at("step").get<std::int64_t>();
+    r.text = json.at("response").get<std::string>();
+    r.finish_reason = json.at("finish_reason").get<std::string>();
+    r.tokens = json.at("tokens").get<std::int64_t>();
+    responses_[json.at("task").get<std::string>()].push_back(std::move(r));
+  }
+
   std::map<std::string, std::vector<Response>> responses_;
   std::optional<report::MetricsLog> log_;
 };
@@ -124,22 +126,11 @@ class Asker {
   // Whether all were answered; false for an interrupt.
   bool run() {
     const Interrupt interrupt;
-    Progress progress(fmt::format("{:<12} ", task_.name));
-    const auto start = std::chrono::steady_clock::now();
-    const std::int64_t before = engine_.counts().new_tokens, found = done_;
+    WritingProgress progress(fmt::format("{:<12} ", task_.name), engine_,
+                             static_cast<double>(done_));
     const auto show = [&](bool last) {
-      const double took =
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      const auto written = static_cast<double>(done_ - found);
-      const auto tokens = static_cast<double>(engine_.counts().new_tokens - before);
-      progress.show(
-          fmt::format("{} of {} responses  {} tokens/s{}", done_, all(),
-                      human_count(tokens / std::max(took, 1e-9)),
-                      written > 0 && !last
-                          ? fmt::format("  {} left", human_time(static_cast<double>(all() - done_) *
-                                                                took / written))
-                          : ""),
-          last);
+      progress.show(fmt::format("{} of {} responses", done_, all()), static_cast<double>(done_),
+                    static_cast<double>(all()), last);
     };
     generate::TextWriter writer;
     writer.next = [&] { return next(); };
@@ -271,6 +262,18 @@ evaluate::TaskResults scored(const Task& task, const std::vector<Problem>& probl
   return results;
 }
 
+// Of each task, which can be asked and judged.
+std::vector<std::vector<Problem>> checked_problems(const BenchmarkJob& job) {
+  check(!job.tasks.empty(), kOperation, "no tasks");
+  std::vector<std::vector<Problem>> problems;
+  for (const Task& task : job.tasks) {
+    evaluate::validate(task);
+    problems.push_back(evaluate::read_problems(task, job.seed));
+    evaluate::check_can_score(task, problems.back());
+  }
+  return problems;
+}
+
 }  // namespace
 
 Task find_task(const std::string& name) {
@@ -305,11 +308,7 @@ std::vector<Task> tasks_of(const std::vector<std::string>& names, const std::str
 }
 
 void check_benchmarks(const BenchmarkJob& job) {
-  check(!job.tasks.empty(), kOperation, "no tasks");
-  for (const Task& task : job.tasks) {
-    evaluate::validate(task);
-    evaluate::check_can_score(task, evaluate::read_problems(task, job.seed));
-  }
+  checked_problems(job);
 }
 
 std::optional<evaluate::Results> run_benchmarks(const BenchmarkModel& model,
@@ -324,15 +323,16 @@ std::optional<evaluate::Results> run_benchmarks(const BenchmarkModel& model,
     note("{}: has these results already", job.out.string());
     return results;
   }
-  check_benchmarks(job);
+  const std::vector<std::vector<Problem>> of_tasks = checked_problems(job);
   const fs::path partial_path = job.out.string() + ".partial";
   Partial partial(partial_path, identity);
   generate::Engine engine(model.model, job.engine);
   evaluate::Results results{model.path, identity["fingerprint"], model.label, now(), job.seed, {}};
   const std::int64_t threads =
       job.threads > 0 ? job.threads : std::max(1u, std::thread::hardware_concurrency());
-  for (const Task& task : job.tasks) {
-    const std::vector<Problem> problems = evaluate::read_problems(task, job.seed);
+  for (std::size_t i = 0; i < job.tasks.size(); ++i) {
+    const Task& task = job.tasks[i];
+    const std::vector<Problem>& problems = of_tasks[i];
     Asker asker(model, job, engine, task, problems, partial);
     if (!asker.run()) return std::nullopt;
     results.tasks.push_back(scored(task, problems, std::move(asker).responses(), threads));

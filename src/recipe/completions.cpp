@@ -1,7 +1,6 @@
 // What is there, what is missing, and a line for each that comes.
 #include "recipe/completions.h"
 
-#include <chrono>
 #include <set>
 
 #include "core/console.h"
@@ -9,6 +8,7 @@
 #include "core/interrupt.h"
 #include "generate/write_texts.h"
 #include "recipe/prompts.h"
+#include "recipe/writing_progress.h"
 #include "report/events.h"
 
 namespace qad::recipe {
@@ -22,14 +22,8 @@ using Place = std::pair<std::int64_t, std::int64_t>;  // of a completion: prompt
 std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>& prompts,
                              const std::string& model) {
   std::set<Place> places;
-  std::int64_t number = 0;
-  if (!fs::exists(job.out)) return places;
-  const std::string text = read_text(job.out);
-  const std::string whole = text.substr(0, text.rfind('\n') + 1);  // npos + 1 = 0
   const Json sampling = generate::to_json(job.sampling);
-  std::istringstream lines(whole);
-  for (std::string line; std::getline(lines, line);) {
-    const Json json = parse_json(line, job.out.string());
+  report::read_log(job.out, [&](const Json& json, std::int64_t number) {
     const std::int64_t index = json.value("index", std::int64_t{-1});
     const auto same = [&] {
       if (index < 0 || index >= static_cast<std::int64_t>(prompts.size())) return false;
@@ -37,7 +31,6 @@ std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>&
         if (!json.contains(key) || json[key] != value) return false;
       return json.value("sampling", Json()) == sampling && json.value("model", "") == model;
     };
-    ++number;
     check(same(), kOperation,
           "{}: line {} is of other prompts, another sampling or another model; expected this "
           "run's, or no such "
@@ -45,8 +38,7 @@ std::set<Place> read_earlier(const CompletionsJob& job, const std::vector<Json>&
           job.out.string(), number);
     const std::int64_t sample = json.value("sample", std::int64_t{0});
     if (sample < job.samples) places.insert({index, sample});
-  }
-  if (whole.size() < text.size()) write_file(job.out, whole);
+  });
   return places;
 }
 
@@ -74,7 +66,6 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
     }
   }
 
-  const auto start = std::chrono::steady_clock::now();
   CompletionsResult result;
   result.earlier = static_cast<std::int64_t>(earlier.size());
   const std::int64_t all = static_cast<std::int64_t>(prompts.size()) * job.samples;
@@ -107,19 +98,11 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
   };
 
   const Interrupt interrupt;
-  Progress progress("write ");
-  const auto seconds = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
+  WritingProgress progress("write ", engine, static_cast<double>(result.earlier));
   const auto show = [&](bool last) {
-    const double took = seconds(), done = static_cast<double>(result.completions);
-    const double left = static_cast<double>(all - result.earlier - result.completions);
-    progress.show(
-        fmt::format(
-            "{} of {} completions  {} tokens/s{}", result.earlier + result.completions, all,
-            human_count(static_cast<double>(engine.counts().new_tokens) / std::max(took, 1e-9)),
-            done > 0 && !last ? fmt::format("  {} left", human_time(left * took / done)) : ""),
-        last);
+    const std::int64_t done = result.earlier + result.completions;
+    progress.show(fmt::format("{} of {} completions", done, all), static_cast<double>(done),
+                  static_cast<double>(all), last);
   };
   writer.go_on = [&] {
     show(false);
@@ -129,7 +112,7 @@ CompletionsResult write_completions(const LoadedModel& loaded, const Completions
   generate::write_texts(engine, loaded.tokenizer, writer);
   show(true);
   result.counts = engine.counts();
-  result.seconds = seconds();
+  result.seconds = progress.seconds();
   return result;
 }
 

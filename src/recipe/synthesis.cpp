@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <map>
-#include <sstream>
 
 #include "core/console.h"
 #include "core/error.h"
@@ -14,6 +13,7 @@
 #include "generate/write_texts.h"
 #include "recipe/prompts.h"
 #include "recipe/synthesis_candidates.h"
+#include "recipe/writing_progress.h"
 #include "report/events.h"
 
 namespace qad::recipe {
@@ -30,13 +30,11 @@ class Shards {
   // Calls `each` with what is there; a line that a kill has cut is removed.
   void read(const std::function<void(const Json&)>& each) {
     for (; fs::exists(path()); ++shard_) {
-      const std::string text = read_text(path());
-      const std::string whole = text.substr(0, text.rfind('\n') + 1);
-      std::istringstream lines(whole);
       records_ = 0;
-      for (std::string line; std::getline(lines, line); ++records_)
-        each(parse_json(line, fmt::format("{}:{}", path().string(), records_ + 1)));
-      if (whole.size() < text.size()) write_file(path(), whole);
+      report::read_log(path(), [&](const Json& record, std::int64_t number) {
+        each(record);
+        records_ = number;
+      });
       if (records_ < most_) break;
     }
     if (records_ == most_ && !fs::exists(path())) records_ = 0;
@@ -93,23 +91,13 @@ class Writer {
     if (has_share()) return true;
     generate::Engine engine(teacher_.model, options);
     const Interrupt interrupt;
-    Progress progress(fmt::format("{:<8} ", synthesis_.sources[number_].kind));
-    const auto start = std::chrono::steady_clock::now();
+    WritingProgress progress(fmt::format("{:<8} ", synthesis_.sources[number_].kind), engine,
+                             static_cast<double>(source().tokens));
     const auto show = [&](bool last) {
-      const double took =
-          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      const std::int64_t made = engine.counts().new_tokens, have = source().tokens;
-      const double left = static_cast<double>(share_ - have);
-      const double kept = static_cast<double>(have - before_);
-      progress.show(
-          fmt::format(
-              "{} of {} tokens  {} tokens/s{}", human_count(static_cast<double>(have)),
-              human_count(static_cast<double>(share_)),
-              human_count(static_cast<double>(made) / std::max(took, 1e-9)),
-              kept > 0 && !last ? fmt::format("  {} left", human_time(left * took / kept)) : ""),
-          last);
+      const auto have = static_cast<double>(source().tokens), all = static_cast<double>(share_);
+      progress.show(fmt::format("{} of {} tokens", human_count(have), human_count(all)), have, all,
+                    last);
     };
-    before_ = source().tokens;
     bool stopped = false;
     generate::TextWriter writer;
     writer.next = [&] { return next(); };
@@ -197,7 +185,7 @@ class Writer {
   const LoadedModel& teacher_;
   const Synthesis& synthesis_;
   std::size_t number_;
-  std::int64_t share_, before_ = 0;
+  std::int64_t share_;
   SynthesisSummary& summary_;
   Shards& shards_;
   const Json& about_;

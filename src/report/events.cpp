@@ -2,6 +2,8 @@
 // dozen lines against a dependency on protobuf.
 #include "report/events.h"
 
+#include <sstream>
+
 #include <unistd.h>
 
 #include <array>
@@ -123,6 +125,20 @@ void EventWriter::scalars(std::int64_t step,
   varint(event, static_cast<std::uint64_t>(step));
   message(event, 5, summary);  // Event.summary
   file_.write(record(event));
+}
+
+void read_log(const fs::path& path,
+              const std::function<void(const Json& line, std::int64_t number)>& each) {
+  if (!fs::exists(path)) return;
+  const std::string text = read_text(path);
+  const std::string whole = text.substr(0, text.rfind('\n') + 1);  // npos + 1 = 0
+  std::istringstream lines(whole);
+  std::int64_t number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    each(parse_json(line, fmt::format("{}:{}", path.string(), number)), number);
+  }
+  if (whole.size() < text.size()) write_file(path, whole);
 }
 
 }  // namespace qad::report

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -45,6 +46,12 @@ class EventWriter {
  private:
   AppendFile file_;
 };
+
+// The whole lines of a MetricsLog with their numbers from 1; of a file that is not there none. A
+// last line that a kill has cut is then removed. Throws Error naming file and line, and what `each`
+// throws, and leaves the file as it was.
+void read_log(const fs::path& path,
+              const std::function<void(const Json& line, std::int64_t number)>& each);
 
 // One JSON object a line. A resumed run appends.
 class MetricsLog {
