@@ -8,13 +8,15 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "ops/threads.h"
 
 namespace qad::generate {
 namespace {
 
 std::int64_t pages_for(const models::Model& model, const EngineOptions& o) {
-  check(o.most_sequences > 0 && o.most_tokens > 0 && o.page_tokens > 0, "engine",
-        "expected most_sequences, most_tokens and page_tokens above 0, found {}, {} and {}",
+  check(o.most_sequences >= 0 && o.most_tokens >= 0 && o.page_tokens > 0, "engine",
+        "expected most_sequences and most_tokens from 0 and page_tokens above 0, found {}, {} "
+        "and {}",
         o.most_sequences, o.most_tokens, o.page_tokens);
   const double each = std::max(1.0, models::bytes_of_page(model, o.page_tokens));
   check(o.cache_bytes >= each, "engine", "cache: expected at least a page of {} bytes, found {}",
@@ -38,7 +40,13 @@ Engine::Engine(const models::Model& model, const EngineOptions& options)
     : model_(model),
       options_(options),
       pages_(pages_for(model, options), options.page_tokens),
-      cache_(models::make_paged_cache(model, pages_.count(), options.page_tokens)) {}
+      cache_(models::make_paged_cache(model, pages_.count() + 1, options.page_tokens)) {
+  const bool gpu = !model.placement.device.is_cpu();
+  if (options_.most_sequences == 0) options_.most_sequences = gpu ? 256 : 64;
+  if (options_.most_tokens == 0) options_.most_tokens = gpu ? 8192 : 512;
+  if (gpu && options_.cuda_graphs)
+    recorded_.emplace(model_, cache_, static_cast<Pages::Page>(pages_.count()));
+}
 
 void Engine::check_request(const std::vector<text::TokenId>& prompt,
                            const SamplingOptions& sampling) const {
@@ -222,7 +230,19 @@ void Engine::tell_prompt(Sequence& s, const at::Tensor& hidden) {
   }
 }
 
-void Engine::run(const std::vector<Share>& shares) {
+bool Engine::only_writes(const std::vector<Share>& shares) const {
+  return std::all_of(shares.begin(), shares.end(), [](const Share& share) {
+    return share.sequence->left() == 1 && !share.sequence->request.prompt_log_probs;
+  });
+}
+
+NextLogits Engine::write_on(const std::vector<Share>& shares) {
+  std::vector<RecordedPasses::Text> texts;
+  for (const auto& [s, tokens] : shares) texts.push_back({s->tokens.back(), s->cached, s->pages});
+  return recorded_->run(texts);
+}
+
+NextLogits Engine::read(const std::vector<Share>& shares) {
   std::vector<std::int64_t> ids, positions, last;
   std::vector<std::int32_t> ends, lengths;
   std::size_t most_pages = 0;
@@ -248,32 +268,50 @@ void Engine::run(const std::vector<Share>& shares) {
     std::copy(shares[i].sequence->pages.begin(), shares[i].sequence->pages.end(),
               t.pages.data_ptr<std::int32_t>() + i * most_pages);
   const at::Tensor hidden = models::forward_paged(model_, t, cache_);
-  ++counts_.passes;
-  const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < shares.size(); ++i) {
     const auto& [s, tokens] = shares[i];
     if (s->request.prompt_log_probs) tell_prompt(*s, hidden.narrow(0, ends[i] - tokens, tokens));
+  }
+  if (last.empty()) return {};
+  const bool all = static_cast<std::int64_t>(last.size()) == hidden.size(0);
+  return next_logits(models::logits(
+      model_, all ? hidden : hidden.index_select(0, at::tensor(last).to(hidden.device()))));
+}
+
+void Engine::run(const std::vector<Share>& shares) {
+  const at::NoGradGuard no_grad;
+  const NextLogits next = recorded_ && only_writes(shares) ? write_on(shares) : read(shares);
+  ++counts_.passes;
+  std::vector<Sequence*> ready;  // whose next token comes of this pass
+  std::vector<bool> whole;       // whether that takes all of its logits
+  for (const auto& [s, tokens] : shares) {
     s->cached += tokens;
     note_full_pages(*s);
-  }
-  if (last.empty()) return;
-
-  const bool all = static_cast<std::int64_t>(last.size()) == hidden.size(0);
-  const at::Tensor rows =
-      all ? hidden : hidden.index_select(0, at::tensor(last).to(hidden.device()));
-  const at::Tensor logits = models::logits(model_, rows).to(at::kCPU, at::kFloat).contiguous();
-  std::vector<std::pair<Sequence*, Finish>> ended;
-  std::int64_t row = 0;
-  for (const auto& [s, tokens] : shares) {
     if (s->left() > 0) continue;
-    const std::span<const float> these(logits.const_data_ptr<float>() + row++ * logits.size(1),
-                                       static_cast<std::size_t>(logits.size(1)));
-    if (s->complete()) {  // the prompt's log-probabilities were all that was wanted
-      ended.emplace_back(s, Finish::length);
+    const SamplingOptions& o = s->request.sampling;
+    ready.push_back(s);
+    whole.push_back(o.temperature > 0 || o.repetition_penalty != 1 || s->request.log_probs);
+  }
+  if (ready.empty()) return;
+
+  const LogitRows rows(next, whole);
+  std::vector<text::TokenId> ids(ready.size());
+  ops::for_pieces(static_cast<std::int64_t>(ready.size()), [&](std::int64_t piece) {
+    const auto i = static_cast<std::size_t>(piece);
+    const Sequence& s = *ready[i];
+    if (s.complete()) return;  // the prompt's log-probabilities were all that was wanted
+    ids[i] = rows.has(i) ? sample(rows.row(i), s.request.sampling, s.tokens, s.made())
+                         : rows.likeliest(i);
+  });
+  std::vector<std::pair<Sequence*, Finish>> ended;
+  for (std::size_t i = 0; i < ready.size(); ++i) {
+    Sequence& s = *ready[i];
+    if (s.complete()) {
+      ended.emplace_back(&s, Finish::length);
       continue;
     }
-    const text::TokenId id = sample(these, s->request.sampling, s->tokens, s->made());
-    if (const auto finish = append(*s, id, these)) ended.emplace_back(s, *finish);
+    if (const auto finish = append(s, ids[i], rows.has(i) ? rows.row(i) : std::span<const float>()))
+      ended.emplace_back(&s, *finish);
   }
   for (const auto& [s, finish] : ended) end(take_out(s), finish);
 }
