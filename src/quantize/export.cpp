@@ -64,6 +64,21 @@ Json exported_config(const Json& source) {
 
 }  // namespace
 
+std::vector<std::string> excluded_modules(const models::Model& model) {
+  std::vector<std::string> excluded{"lm_head", linear_name(model.embedding.parts.front())};
+  // Engines make a linear of a short convolution, too.
+  for (const models::Layer& layer : model.layers)
+    if (layer.mamba) excluded.push_back(linear_name(layer.mamba->conv.parts.front()));
+  for (const models::Linear* l : models::linears(model))
+    for (const models::Part& part : l->weight.parts) {
+      if (l->quant)
+        std::erase(excluded, linear_name(part));
+      else
+        excluded.push_back(linear_name(part));
+    }
+  return excluded;
+}
+
 checkpoint::OutFolder export_folder(const models::Model& model,
                                     const std::vector<at::Tensor>& masters,
                                     const checkpoint::Checkpoint& source) {
@@ -72,17 +87,7 @@ checkpoint::OutFolder export_folder(const models::Model& model,
   check(masters.size() == parameters.size(), kOperation, "expected {} masters, found {}",
         parameters.size(), masters.size());
   std::map<const models::Parameter*, const models::LinearQuant*> quant_of;
-  std::vector<std::string> excluded{"lm_head", "model.embed_tokens"};
-  for (const models::Linear* l : linears) {
-    quant_of[&l->weight] = l->quant.get();
-    for (const models::Part& part : l->weight.parts) {
-      const std::string name = linear_name(part);
-      if (l->quant)
-        std::erase(excluded, name);
-      else
-        excluded.push_back(name);
-    }
-  }
+  for (const models::Linear* l : linears) quant_of[&l->weight] = l->quant.get();
 
   checkpoint::OutFolder folder;
   folder.config = exported_config(source.config);
@@ -90,7 +95,7 @@ checkpoint::OutFolder export_folder(const models::Model& model,
   const bool any = std::any_of(linears.begin(), linears.end(),
                                [](const models::Linear* l) { return l->quant != nullptr; });
   if (any) {
-    auto configs = checkpoint::quant_configs(excluded, is_weight_only(linears));
+    auto configs = checkpoint::quant_configs(excluded_modules(model), is_weight_only(linears));
     folder.hf_quant_config = std::move(configs.hf_quant_config);
     folder.config["quantization_config"] = std::move(configs.quantization_config);
   }

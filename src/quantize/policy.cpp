@@ -1,7 +1,7 @@
 // Rules over names, and the table that says what they did.
 #include "quantize/policy.h"
 
-#include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <fnmatch.h>
 
 #include <algorithm>
@@ -50,22 +50,34 @@ void add(std::vector<CoverageRow>& rows, const std::string& kind, std::int64_t t
   row->bytes_after += bytes_after;
 }
 
+// Of a nemotron_h, whose mixers and feed-forwards all go by one name.
+void keep_hybrid_attention(Policy& policy) {
+  policy.rules.push_back({"backbone.layers.*.mixer.[qkvo]_proj", false, "attention kept"});
+}
+void keep_layer(Policy& policy, int layer, const char* why) {
+  policy.rules.push_back({fmt::format("backbone.layers.{}.mixer.*", layer), false, why});
+}
+
 }  // namespace
+
+std::vector<std::string> presets() {
+  return {"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only", "nvfp4-nano-9b-v2"};
+}
 
 Policy preset(const std::string& name) {
   Policy policy;
-  if (name == "nvfp4") return policy;
   if (name == "nvfp4-weight-only") {
     policy.activations = false;
-    return policy;
-  }
-  if (name == "nvfp4-mlp-only") {
+  } else if (name == "nvfp4-mlp-only") {
     policy.rules.push_back({"*.self_attn.*", false, "attention kept"});
-    return policy;
+  } else if (name == "nvfp4-nano-9b-v2") {
+    keep_hybrid_attention(policy);
+    for (const int layer : {0, 1, 54, 55}) keep_layer(policy, layer, "first and last two layers");
+  } else if (name != "nvfp4") {
+    fail("quantize", "preset: expected one of {}, found \"{}\"{}", fmt::join(presets(), ", "), name,
+         did_you_mean(name, presets()));
   }
-  const std::vector<std::string> known{"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only"};
-  fail("quantize", "preset: expected nvfp4, nvfp4-weight-only or nvfp4-mlp-only, found \"{}\"{}",
-       name, did_you_mean(name, known));
+  return policy;
 }
 
 Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers) {
@@ -106,6 +118,7 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
   check_rules(model, policy);
   std::vector<CoverageRow> rows;
   std::int64_t all = 0, matrices = 0, matrix_tensors = 0, tensors = 0;
+  std::int64_t taps = 0, convolutions = 0;
   for (const models::Linear* l : models::linears(model)) {
     const Verdict v = decide(policy, *l, static_cast<std::int64_t>(model.layers.size()));
     const std::int64_t cols = l->weight.value.size(1), n = l->weight.value.numel();
@@ -121,11 +134,16 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
   for (const models::Parameter* p : models::parameters(model)) {
     all += p->value.numel();
     tensors += static_cast<std::int64_t>(p->parts.size());
+    if (p->value.dim() < 3) continue;
+    taps += p->value.numel();
+    ++convolutions;
   }
   const std::int64_t embedding = model.embedding.value.numel();
   add(rows, "embedding", 1, embedding, embedding * kBf16, {false, "a table, not a product"});
-  const std::int64_t rest = all - matrices - embedding;
-  add(rows, "norms and biases", tensors - matrix_tensors - 1, rest, rest * kBf16,
+  if (convolutions > 0)
+    add(rows, "convolution", convolutions, taps, taps * kBf16, {false, "of each channel alone"});
+  const std::int64_t rest = all - matrices - embedding - taps;
+  add(rows, "norms and biases", tensors - matrix_tensors - convolutions - 1, rest, rest * kBf16,
       {false, "vectors"});
   return rows;
 }
