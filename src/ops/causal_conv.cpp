@@ -25,10 +25,11 @@ struct Rows {
 struct Taps {
   Tensor weight;  // [K, C]
   Tensor bias;    // or undefined
-  std::int64_t count() const { return weight.size(0); }
-  std::int64_t cols() const { return weight.size(1); }
-  const float* tap(std::int64_t k) const { return weight.const_data_ptr<float>() + k * cols(); }
-  const float* bias_row() const { return bias.defined() ? bias.const_data_ptr<float>() : nullptr; }
+  std::int64_t count = weight.size(0), cols = weight.size(1);
+  const float* weights = weight.const_data_ptr<float>();
+  const float* bias_row = bias.defined() ? bias.const_data_ptr<float>() : nullptr;
+
+  const float* tap(std::int64_t k) const { return weights + k * cols; }
 };
 
 Taps checked_taps(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
@@ -66,15 +67,15 @@ void look(const Rows& x, std::int64_t token, std::int64_t start, std::int64_t ta
 // The sum before SiLU, of n channels from i on.
 HWY_INLINE FloatVec sum_of(FloatTag d, const Taps& taps, const Window& window, std::int64_t i,
                            std::int64_t n) {
-  auto sum = taps.bias_row() ? load(d, taps.bias_row() + i, n) : hn::Zero(d);
-  for (std::int64_t k = 0; k < taps.count(); ++k)
+  auto sum = taps.bias_row ? load(d, taps.bias_row + i, n) : hn::Zero(d);
+  for (std::int64_t k = 0; k < taps.count; ++k)
     if (window[k]) sum = hn::MulAdd(load(d, taps.tap(k) + i, n), load(d, window[k] + i, n), sum);
   return sum;
 }
 
 void convolve(const Taps& taps, const Window& window, float* y) {
   const FloatTag d;
-  for_lanes(d, taps.cols(), [&](std::int64_t i, std::int64_t n) {
+  for_lanes(d, taps.cols, [&](std::int64_t i, std::int64_t n) {
     const auto sum = sum_of(d, taps, window, i, n);
     store(d, hn::Mul(sum, sigmoid(d, sum)), y + i, n);
   });
@@ -89,14 +90,13 @@ Tensor causal_conv_cpu(const Tensor& x, const Tensor& weight, const std::optiona
   const Rows rows = rows_of(in);
   Tensor out = at::empty({tokens, cols}, x.options());
   float* to = out.data_ptr<float>();
-  parallel_for(0, tokens, row_grain(cols * taps.count()),
-               [&](std::int64_t begin, std::int64_t end) {
-                 Window window;
-                 for (std::int64_t t = begin; t < end; ++t) {
-                   look(rows, t, starts[static_cast<std::size_t>(t)], taps.count(), window);
-                   convolve(taps, window, to + t * cols);
-                 }
-               });
+  parallel_for(0, tokens, row_grain(cols * taps.count), [&](std::int64_t begin, std::int64_t end) {
+    Window window;
+    for (std::int64_t t = begin; t < end; ++t) {
+      look(rows, t, starts[static_cast<std::size_t>(t)], taps.count, window);
+      convolve(taps, window, to + t * cols);
+    }
+  });
   return out;
 }
 
@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> causal_conv_backward_cpu(const Tensor& grad, 
                                                             const Tensor& cu_seqlens) {
   constexpr std::int64_t kMaxBlocks = 64;
   const Taps taps = checked_taps(x, weight, bias);
-  const std::int64_t tokens = x.size(0), cols = x.size(1), count = taps.count();
+  const std::int64_t tokens = x.size(0), cols = x.size(1), count = taps.count;
   const auto starts = starts_by_token(checked_documents(cu_seqlens, tokens, tokens, kName));
   const Tensor in = with_rows(x), g = grad.contiguous();
   const Rows rows = rows_of(in);
@@ -167,7 +167,7 @@ Tensor causal_conv_cached_cpu(const Tensor& x, const Tensor& weight,
                               const std::optional<Tensor>& bias, const Tensor& cu_seqlens,
                               const Tensor& lengths, const Tensor& slots, const Tensor& state) {
   const Taps taps = checked_taps(x, weight, bias);
-  const std::int64_t tokens = x.size(0), cols = x.size(1), past = taps.count() - 1;
+  const std::int64_t tokens = x.size(0), cols = x.size(1), past = taps.count - 1;
   check_floats(state, 3, kName, "state");
   check(state.is_contiguous() && state.size(1) == past && state.size(2) == cols, kName,
         "state: expected contiguous [slots, {}, {}], found {}", past, cols, describe(state));
