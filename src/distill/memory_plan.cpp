@@ -38,8 +38,9 @@ constexpr double kCudaLogits = 4096.0 * (1 << 20);
 
 // Bytes a token that a layer's operators save between forward and backward (given to record in
 // src/ops): norms their input and a float a row; each linear its input, as it is or packed;
-// attention the rotated q, k, v, its result and a float a head; SwiGLU its input; q/k norms their
-// input besides. A result that the next linear reads unquantised is saved once.
+// attention the rotated q, k, v, its result and a float a head; SwiGLU and squared ReLU their
+// input; q/k norms their input besides. A result that the next linear reads unquantised is saved
+// once.
 double saved_per_token(const models::Model& shape, const models::Layer& layer,
                        const quantize::Policy& policy, double value, bool packs) {
   const auto input = [&](const models::Linear& l, bool saved_anyway) {
@@ -64,9 +65,9 @@ double saved_per_token(const models::Model& shape, const models::Layer& layer,
     if (a.qk_norm) bytes += (q + kv) * value + (heads + static_cast<double>(a.kv_heads)) * kFloat;
   }
   if (layer.mlp) {
-    const double width = static_cast<double>(layer.mlp->config.width);
+    const double activated = static_cast<double>(layer.mlp->gate_up.weight.value.size(0));
     bytes +=
-        norm + input(layer.mlp->gate_up, false) + 2 * width * value + input(layer.mlp->down, false);
+        norm + input(layer.mlp->gate_up, false) + activated * value + input(layer.mlp->down, false);
   }
   return bytes;
 }
@@ -126,11 +127,14 @@ double master_bytes(const models::Model& shape, const quantize::Policy& policy,
 }
 
 // The most values a token on their way through a layer's backward pass: the gradient of the
-// residual stream, SwiGLU's of its result, and that of its input.
+// residual stream, the activation's of its result, and that of its input.
 std::int64_t passing_per_token(const models::ModelConfig& config) {
   std::int64_t most = 0;
   for (const models::LayerConfig& layer : config.layers)
-    if (layer.mlp) most = std::max(most, config.hidden + 3 * layer.mlp->width);
+    if (layer.mlp) {
+      const std::int64_t widths = layer.mlp->activation == models::Activation::swiglu ? 3 : 2;
+      most = std::max(most, config.hidden + widths * layer.mlp->width);
+    }
   return most;
 }
 

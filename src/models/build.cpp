@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <fmt/core.h>
 
+#include "core/error.h"
 #include "models/model.h"
 
 namespace qad::models {
@@ -64,11 +65,24 @@ Attention attention(const Scope& scope, const AttentionConfig& c, int layer, std
 }
 
 Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden) {
-  return {c,
-          linear(scope, "gate_up", layer, {{"gate_proj", c.width}, {"up_proj", c.width}}, hidden,
-                 c.bias),
+  Linear first = c.activation == Activation::relu2
+                     ? linear(scope, "up", layer, {{"up_proj", c.width}}, hidden, c.bias)
+                     : linear(scope, "gate_up", layer,
+                              {{"gate_proj", c.width}, {"up_proj", c.width}}, hidden, c.bias);
+  return {c, std::move(first),
           linear(scope, "down", layer, {{"down_proj", hidden}}, c.width, c.bias)};
 }
+
+// What an architecture's checkpoints call the pieces of a model.
+struct Names {
+  const char *body, *embedding, *final_norm;
+  const char *mixer_norm, *attention, *feed_forward_norm, *mlp;  // in a layer
+};
+constexpr Names kLlama{
+    "model", "embed_tokens", "norm", "input_layernorm", "self_attn", "post_attention_layernorm",
+    "mlp"};
+// A layer is one of these, and has one norm.
+constexpr Names kNemotronH{"backbone", "embeddings", "norm_f", "norm", "mixer", "norm", "mixer"};
 
 // These call the visitors in checkpoint order; one walk, so that all lists agree.
 template <class Linear, class OnParameter, class OnLinear>
@@ -83,14 +97,14 @@ void walk_layer(Layer& layer, OnParameter& parameter, OnLinear& linear) {
   const auto optional = [&](auto& p) {
     if (p) parameter(*p);
   };
-  optional(layer.attention_norm);
+  optional(layer.mixer_norm);
   if (layer.attention) {
     walk_linear(layer.attention->qkv, parameter, linear);
     optional(layer.attention->q_norm);
     optional(layer.attention->k_norm);
     walk_linear(layer.attention->output, parameter, linear);
   }
-  optional(layer.mlp_norm);
+  optional(layer.feed_forward_norm);
   if (layer.mlp) {
     walk_linear(layer.mlp->gate_up, parameter, linear);
     walk_linear(layer.mlp->down, parameter, linear);
@@ -119,27 +133,30 @@ std::string linear_name(const Part& part) {
 }
 
 Model build(const ModelConfig& config) {
-  const Scope root, body = root / "model";
+  const Names& names = config.architecture == "NemotronHForCausalLM" ? kNemotronH : kLlama;
+  const Scope root, body = root / names.body;
   Model model;
   model.config = config;
-  model.embedding = {{{(body / "embed_tokens" / "weight").prefix, config.vocabulary}},
+  model.embedding = {{{(body / names.embedding / "weight").prefix, config.vocabulary}},
                      shape_only({config.vocabulary, config.hidden})};
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     const Scope scope = body / "layers" / i;
+    const int number = static_cast<int>(i);
     const LayerConfig& c = config.layers[i];
+    check(!c.mamba && !c.experts, "build", "layer {}: {} cannot be built yet", i,
+          c.mamba ? "Mamba" : "a mixture of experts");
     Layer layer;
     if (c.attention) {
-      layer.attention_norm = vector(scope / "input_layernorm", config.hidden);
-      layer.attention =
-          attention(scope / "self_attn", *c.attention, static_cast<int>(i), config.hidden);
+      layer.mixer_norm = vector(scope / names.mixer_norm, config.hidden);
+      layer.attention = attention(scope / names.attention, *c.attention, number, config.hidden);
     }
     if (c.mlp) {
-      layer.mlp_norm = vector(scope / "post_attention_layernorm", config.hidden);
-      layer.mlp = mlp(scope / "mlp", *c.mlp, static_cast<int>(i), config.hidden);
+      layer.feed_forward_norm = vector(scope / names.feed_forward_norm, config.hidden);
+      layer.mlp = mlp(scope / names.mlp, *c.mlp, number, config.hidden);
     }
     model.layers.push_back(std::move(layer));
   }
-  model.final_norm = vector(body / "norm", config.hidden);
+  model.final_norm = vector(body / names.final_norm, config.hidden);
   if (!config.tied)
     model.head =
         linear(root, "lm_head", -1, {{"lm_head", config.vocabulary}}, config.hidden, false);

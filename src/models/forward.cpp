@@ -21,7 +21,7 @@
 namespace qad::models {
 namespace {
 
-// (layer, its attention, qkv [T, heads + 2 kv_heads, D] after rotation) -> [T, heads * D]
+// (layer, its attention, qkv [T, heads + 2 kv_heads, D] as it is attended to) -> [T, heads * D]
 using Attend = std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor&)>;
 
 // Positions are rows of `cos` and `sin`.
@@ -109,7 +109,7 @@ at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
                    ops::rms_norm(split[1].contiguous(), a.k_norm->value, eps), split[2]},
                   1);
   }
-  return ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads);
+  return c.rotary ? ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads) : qkv;
 }
 
 Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
@@ -122,7 +122,7 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   };
   if (layer.attention) {
     const Attention& a = *layer.attention;
-    const at::Tensor x = normed(a.qkv, *layer.attention_norm);
+    const at::Tensor x = normed(a.qkv, *layer.mixer_norm);
     const at::Tensor mixed = pass.attend(i, a.config, qkv_of(pass, a, x));
     h.delta = apply(model, a.output, input_of(pass, a.output, mixed, [&](const ops::Quantizer* q) {
                       return q ? ops::fake_quantize(mixed, *q) : mixed;
@@ -130,9 +130,10 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   }
   if (layer.mlp) {
     const Mlp& m = *layer.mlp;
-    const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.mlp_norm));
+    const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.feed_forward_norm));
     h.delta = apply(model, m.down, input_of(pass, m.down, gate_up, [&](const ops::Quantizer* q) {
-                      return ops::swiglu(gate_up, q);
+                      return m.config.activation == Activation::relu2 ? ops::relu2(gate_up, q)
+                                                                      : ops::swiglu(gate_up, q);
                     }));
   }
   return h;
@@ -171,10 +172,10 @@ double attention_scale(const AttentionConfig& c) {
   return 1 / std::sqrt(static_cast<double>(c.head_dim));
 }
 
-// All layers rotate alike; a model without attention has nothing to rotate.
+// All layers that rotate do it alike; there may be none.
 Rotation rotation_of(const Model& model, std::int64_t length, at::Tensor rows) {
   for (const LayerConfig& layer : model.config.layers) {
-    if (!layer.attention) continue;
+    if (!layer.attention || !layer.attention->rotary) continue;
     RopeTables& t = model.rope;
     const std::int64_t made = t.cos.defined() ? t.cos.size(0) : 0;
     if (made < length) {

@@ -53,7 +53,7 @@ struct LinearQuant {
 };
 
 struct Linear {
-  std::string kind;  // "qkv", "o", "gate_up", "down", "lm_head": rows of the coverage table
+  std::string kind;  // "qkv", "o", "gate_up", "up", "down", "lm_head": rows of the coverage table
   int layer = -1;    // -1: outside the layers
   Parameter weight;
   std::optional<Parameter> bias;
@@ -74,13 +74,13 @@ struct Attention {
 
 struct Mlp {
   MlpConfig config;
-  Linear gate_up, down;
+  Linear gate_up, down;  // without a gate the first is up_proj alone
 };
 
 struct Layer {
-  std::optional<Parameter> attention_norm;
+  std::optional<Parameter> mixer_norm;
   std::optional<Attention> attention;
-  std::optional<Parameter> mlp_norm;
+  std::optional<Parameter> feed_forward_norm;
   std::optional<Mlp> mlp;
 };
 

@@ -268,7 +268,7 @@ TEST(Trainer, AnotherConfigurationOrModelCannotResume) {
   EXPECT_THAT(error_of([&] { run(pair, config); }), HasSubstr("model was"));
 
   Pair taught;  // by a teacher that differs in one norm of one layer
-  taught.teacher.layers[1].mlp_norm->value[3] += 1;
+  taught.teacher.layers[1].feed_forward_norm->value[3] += 1;
   EXPECT_THAT(error_of([&] { run(taught, config); }), HasSubstr("teacher was"));
 
   const auto with = [&](auto&& change) {

@@ -126,8 +126,8 @@ TEST_P(Golden, RecomputedLayersGiveTheSameGradients) {
   };
   same([](Model&) {});
   // Of an attention alone what enters leaves as it is; a layer of nothing hands both on.
-  same([](Model& m) { m.layers[0].mlp.reset(), m.layers[0].mlp_norm.reset(); });
-  same([](Model& m) { m.layers[0].attention.reset(), m.layers[0].attention_norm.reset(); });
+  same([](Model& m) { m.layers[0].mlp.reset(), m.layers[0].feed_forward_norm.reset(); });
+  same([](Model& m) { m.layers[0].attention.reset(), m.layers[0].mixer_norm.reset(); });
   same([](Model& m) { m.layers[1] = {}; });
 }
 
