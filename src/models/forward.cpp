@@ -14,6 +14,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "models/experts.h"
 #include "ops/ops.h"
 #include "ops/paged_attention.h"
 #include "ops/recompute.h"
@@ -112,6 +113,16 @@ at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
   return c.rotary ? ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads) : qkv;
 }
 
+// x as input_of made it for the first product.
+at::Tensor mlp_of(const Pass& pass, const Mlp& m, const at::Tensor& x) {
+  const at::Tensor gate_up = apply(pass.model, m.gate_up, x);
+  const auto activated = [&](const ops::Quantizer* q) {
+    return m.config.activation == Activation::relu2 ? ops::relu2(gate_up, q)
+                                                    : ops::swiglu(gate_up, q);
+  };
+  return apply(pass.model, m.down, input_of(pass, m.down, gate_up, activated));
+}
+
 Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   const Model& model = pass.model;
   const Layer& layer = model.layers[i];
@@ -130,11 +141,18 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   }
   if (layer.mlp) {
     const Mlp& m = *layer.mlp;
-    const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.feed_forward_norm));
-    h.delta = apply(model, m.down, input_of(pass, m.down, gate_up, [&](const ops::Quantizer* q) {
-                      return m.config.activation == Activation::relu2 ? ops::relu2(gate_up, q)
-                                                                      : ops::swiglu(gate_up, q);
-                    }));
+    h.delta = mlp_of(pass, m, normed(m.gate_up, *layer.feed_forward_norm));
+  }
+  if (layer.experts) {
+    const Experts& m = *layer.experts;
+    const at::Tensor x = h.norm(layer.feed_forward_norm->value, model.config.norm_eps);
+    at::Tensor shared;
+    if (m.shared)
+      shared = mlp_of(pass, *m.shared,
+                      input_of(pass, m.shared->gate_up, x, [&](const ops::Quantizer* q) {
+                        return q ? ops::fake_quantize(x, *q) : x;
+                      }));
+    h.delta = run_experts(m, x, shared, pass.observer, pass.again);
   }
   return h;
 }
@@ -142,7 +160,7 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
 // The same, keeping only `h` until the backward pass.
 Residual run_layer_twice(const Pass& pass, std::size_t i, const Residual& h) {
   const Layer& layer = pass.model.layers[i];
-  if (!layer.attention && !layer.mlp) return h;
+  if (!layer.attention && !layer.mlp && !layer.experts) return h;
   ops::Tensors values;
   for (const Parameter* p : parameters(layer)) values.push_back(p->value);
   const ops::Tensors out = ops::recomputed(

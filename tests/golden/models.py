@@ -30,6 +30,11 @@ MODELS = {
                                                          "rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})),
     "qwen2": ("Qwen2", torch.bfloat16, dict(num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=THETA)),
     "qwen3_yarn": ("Qwen3", torch.bfloat16, dict(head_dim=16, tie_word_embeddings=False, rope_parameters=YARN)),
+    # Groups of which one is left out, three experts of eight, and a correction that moves choices.
+    "nemotron_h_experts": ("NemotronH", torch.bfloat16, dict(
+        layers_block_type=["moe", "attention", "mlp", "moe"], num_hidden_layers=4, head_dim=16, n_routed_experts=8,
+        num_experts_per_tok=3, moe_intermediate_size=48, n_shared_experts=1, moe_shared_expert_intermediate_size=64,
+        n_group=2, topk_group=1, routed_scaling_factor=2.5, layer_norm_epsilon=1e-5, tie_word_embeddings=False)),
     "mistral": ("Mistral", torch.float16, dict(sliding_window=None, tie_word_embeddings=False, rope_parameters=THETA)),
 }
 
@@ -45,8 +50,11 @@ def make(name, family, dtype, options):
             elif key.endswith("bias"):
                 p.copy_(0.3 * torch.randn_like(p))
             else:
-                p.copy_(torch.randn_like(p) * (1.0 if "embed" in key else 1.5 / p.shape[1] ** 0.5))
+                p.copy_(torch.randn_like(p) * (1.0 if "embed" in key else 1.5 / p.shape[-1] ** 0.5))
     model = model.to(dtype)
+    for key, buffer in model.named_buffers():
+        if key.endswith("e_score_correction_bias"):  # F32 in published files
+            buffer.data = 0.2 * torch.randn(buffer.shape)
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
