@@ -37,8 +37,8 @@ Parameter vector(const Scope& scope, std::int64_t rows) {
 }
 
 // One matrix of several named parts that read the same input (design decision 3).
-Linear linear(const Scope& scope, const char* kind, int layer, std::initializer_list<Rows> parts,
-              std::int64_t cols, bool bias) {
+Linear linear(const Scope& scope, const std::string& kind, int layer,
+              std::initializer_list<Rows> parts, std::int64_t cols, bool bias) {
   Linear out{kind, layer, {}, std::nullopt, nullptr};
   Parameter biases;
   std::int64_t rows = 0;
@@ -84,13 +84,34 @@ Mamba mamba(const Scope& scope, const MambaConfig& c, int layer, std::int64_t hi
   return out;
 }
 
-Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden) {
+// `of`: "" or what kind of MLP it is, "expert ".
+Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden,
+        const std::string& of = "") {
   Linear first = c.activation == Activation::relu2
-                     ? linear(scope, "up", layer, {{"up_proj", c.width}}, hidden, c.bias)
-                     : linear(scope, "gate_up", layer,
+                     ? linear(scope, of + "up", layer, {{"up_proj", c.width}}, hidden, c.bias)
+                     : linear(scope, of + "gate_up", layer,
                               {{"gate_proj", c.width}, {"up_proj", c.width}}, hidden, c.bias);
   return {c, std::move(first),
-          linear(scope, "down", layer, {{"down_proj", hidden}}, c.width, c.bias)};
+          linear(scope, of + "down", layer, {{"down_proj", hidden}}, c.width, c.bias)};
+}
+
+Experts experts(const Scope& scope, const ExpertsConfig& c, int layer, std::int64_t hidden) {
+  check(c.activation == Activation::relu2, "build",
+        "layer {}: experts with a gate cannot be built yet", layer);
+  const Scope gate = scope / "gate";
+  Experts out{c,
+              {{{(gate / "weight").prefix, c.experts}}, shape_only({c.experts, hidden})},
+              {{{(gate / "e_score_correction_bias").prefix, c.experts}}, shape_only({c.experts})},
+              {},
+              std::nullopt};
+  out.correction.constant = true;
+  for (std::int64_t e = 0; e < c.experts; ++e)
+    out.routed.push_back(mlp(scope / "experts" / static_cast<std::size_t>(e),
+                             {c.width, false, c.activation}, layer, hidden, "expert "));
+  if (c.shared_width > 0)
+    out.shared = mlp(scope / "shared_experts", {c.shared_width, c.bias, c.activation}, layer,
+                     hidden, "shared ");
+  return out;
 }
 
 // What an architecture's checkpoints call the pieces of a model.
@@ -135,9 +156,16 @@ void walk_layer(Layer& layer, OnParameter& parameter, OnLinear& linear) {
     walk_linear(layer.mamba->out, parameter, linear);
   }
   optional(layer.feed_forward_norm);
-  if (layer.mlp) {
-    walk_linear(layer.mlp->gate_up, parameter, linear);
-    walk_linear(layer.mlp->down, parameter, linear);
+  const auto mlp = [&](auto& m) {
+    walk_linear(m.gate_up, parameter, linear);
+    walk_linear(m.down, parameter, linear);
+  };
+  if (layer.mlp) mlp(*layer.mlp);
+  if (layer.experts) {
+    parameter(layer.experts->router);
+    parameter(layer.experts->correction);
+    for (auto& expert : layer.experts->routed) mlp(expert);
+    if (layer.experts->shared) mlp(*layer.experts->shared);
   }
 }
 
@@ -173,7 +201,6 @@ Model build(const ModelConfig& config) {
     const Scope scope = body / "layers" / i;
     const int number = static_cast<int>(i);
     const LayerConfig& c = config.layers[i];
-    check(!c.experts, "build", "layer {}: a mixture of experts cannot be built yet", i);
     Layer layer;
     if (c.attention || c.mamba) layer.mixer_norm = vector(scope / names.mixer_norm, config.hidden);
     if (c.mamba) layer.mamba = mamba(scope / names.mixer, *c.mamba, number, config.hidden);
@@ -183,6 +210,10 @@ Model build(const ModelConfig& config) {
     if (c.mlp) {
       layer.feed_forward_norm = vector(scope / names.feed_forward_norm, config.hidden);
       layer.mlp = mlp(scope / names.feed_forward, *c.mlp, number, config.hidden);
+    }
+    if (c.experts) {
+      layer.feed_forward_norm = vector(scope / names.feed_forward_norm, config.hidden);
+      layer.experts = experts(scope / names.feed_forward, *c.experts, number, config.hidden);
     }
     model.layers.push_back(std::move(layer));
   }

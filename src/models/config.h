@@ -65,7 +65,7 @@ struct ExpertsConfig {
   bool normalized = true;                      // norm_topk_prob
   double scale = 1;                            // routed_scaling_factor
   std::int64_t width = 0, shared_width = 0;    // 0: no shared expert
-  bool bias = false;
+  bool bias = false;                           // of the shared one; the others have none
   Activation activation = Activation::swiglu;
 };
 

@@ -15,6 +15,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "models/experts.h"
 #include "ops/mamba.h"
 #include "ops/ops.h"
 #include "ops/paged_attention.h"
@@ -121,6 +122,16 @@ at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
   return c.rotary ? ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads) : qkv;
 }
 
+// x as input_of made it for the first product.
+at::Tensor mlp_of(const Pass& pass, const Mlp& m, const at::Tensor& x) {
+  const at::Tensor gate_up = apply(pass.model, m.gate_up, x);
+  const auto activated = [&](const ops::Quantizer* q) {
+    return m.config.activation == Activation::relu2 ? ops::relu2(gate_up, q)
+                                                    : ops::swiglu(gate_up, q);
+  };
+  return apply(pass.model, m.down, input_of(pass, m.down, gate_up, activated));
+}
+
 Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   const Model& model = pass.model;
   const Layer& layer = model.layers[i];
@@ -151,11 +162,18 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   }
   if (layer.mlp) {
     const Mlp& m = *layer.mlp;
-    const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.feed_forward_norm));
-    h.delta = apply(model, m.down, input_of(pass, m.down, gate_up, [&](const ops::Quantizer* q) {
-                      return m.config.activation == Activation::relu2 ? ops::relu2(gate_up, q)
-                                                                      : ops::swiglu(gate_up, q);
-                    }));
+    h.delta = mlp_of(pass, m, normed(m.gate_up, *layer.feed_forward_norm));
+  }
+  if (layer.experts) {
+    const Experts& m = *layer.experts;
+    const at::Tensor x = h.norm(layer.feed_forward_norm->value, model.config.norm_eps);
+    at::Tensor shared;
+    if (m.shared)
+      shared = mlp_of(pass, *m.shared,
+                      input_of(pass, m.shared->gate_up, x, [&](const ops::Quantizer* q) {
+                        return q ? ops::fake_quantize(x, *q) : x;
+                      }));
+    h.delta = run_experts(m, x, shared, pass.observer, pass.again);
   }
   return h;
 }

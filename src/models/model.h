@@ -38,6 +38,8 @@ struct Parameter {
   at::Tensor value;  // [rows, cols] or [rows], in the model's type
   // Instead of the value, which is then a meta tensor of its shape (Placement::packs_weights).
   std::shared_ptr<const ops::PackedWeight> packed = nullptr;
+  // Not trained, and FP32 in memory and in files whatever the model's type: a router's correction.
+  bool constant = false;
 };
 
 // How a linear's weight and input are quantised. One weight, one global scale, one input scale: its
@@ -53,8 +55,8 @@ struct LinearQuant {
 };
 
 struct Linear {
-  // "qkv", "o", "mamba_in", "mamba_out", "gate_up", "up", "down", "lm_head": rows of the coverage
-  // table
+  // Rows of the coverage table: "qkv", "o", "mamba_in", "mamba_out", "gate_up", "up", "down",
+  // "lm_head"; "expert up", "shared up", ...
   std::string kind;
   int layer = -1;  // -1: outside the layers
   Parameter weight;
@@ -88,11 +90,21 @@ struct Mlp {
   Linear gate_up, down;  // without a gate the first is up_proj alone
 };
 
+// Routed experts, of which each token goes through a few, and one that all go through.
+struct Experts {
+  ExpertsConfig config;
+  Parameter router;      // [experts, hidden]
+  Parameter correction;  // [experts], added to the scores for the choice alone
+  std::vector<Mlp> routed;
+  std::optional<Mlp> shared;
+};
+
 struct Layer {
   std::optional<Parameter> mixer_norm;
   std::optional<Attention> attention;
   std::optional<Parameter> feed_forward_norm;
   std::optional<Mlp> mlp;
+  std::optional<Experts> experts = {};
   std::optional<Mamba> mamba;  // a mixer, as attention is
 };
 

@@ -60,9 +60,13 @@ void check_kernels(const ModelConfig& config, const at::Device& device) {
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     const LayerConfig& layer = config.layers[i];
     const bool relu2 = layer.mlp && layer.mlp->activation == Activation::relu2;
-    check(!layer.mamba && !relu2, "device",
+    const char* kind = layer.mamba     ? "a Mamba mixer"
+                       : layer.experts ? "a mixture of experts"
+                       : relu2         ? "a squared ReLU MLP"
+                                       : nullptr;
+    check(kind == nullptr, "device",
           "{}: layer {} is {}, which is computed on a CPU alone so far; use --device cpu",
-          device.str(), i, layer.mamba ? "a Mamba mixer" : "a squared ReLU MLP");
+          device.str(), i, kind ? kind : "");
   }
 }
 

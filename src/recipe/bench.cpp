@@ -95,6 +95,15 @@ double flops_per_token(const models::Model& model, std::int64_t seq_len) {
   double weights = static_cast<double>(model.head_weight().numel()), attention = 0;
   for (const models::Linear* l : models::linears(model))
     if (l->kind != "lm_head") weights += static_cast<double>(l->weight.value.numel());
+  for (const models::Layer& layer : model.layers) {  // of which a token meets a few
+    if (!layer.experts) continue;
+    const models::ExpertsConfig& c = layer.experts->config;
+    for (const models::Mlp& expert : layer.experts->routed)
+      for (const models::Linear* l : {&expert.gate_up, &expert.down})
+        weights -= static_cast<double>(l->weight.value.numel()) *
+                   (1 - static_cast<double>(c.chosen) / static_cast<double>(c.experts));
+    weights += static_cast<double>(layer.experts->router.value.numel());
+  }
   for (const models::LayerConfig& layer : model.config.layers)
     if (layer.attention)
       attention += static_cast<double>(layer.attention->heads * layer.attention->head_dim);

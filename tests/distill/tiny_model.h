@@ -40,6 +40,19 @@ inline models::ModelConfig tiny_hybrid() {
   return c;
 }
 
+// The second layer a mixture of four experts, two for a token.
+inline models::ModelConfig tiny_experts_config() {
+  models::ModelConfig c = tiny_config();
+  c.layers[1].mlp.reset();
+  c.layers[1].experts = models::ExpertsConfig{.experts = 4,
+                                              .chosen = 2,
+                                              .scale = 1.5,
+                                              .width = 32,
+                                              .shared_width = 48,
+                                              .activation = models::Activation::relu2};
+  return c;
+}
+
 // BF16 values, as a checkpoint has them.
 inline models::Model random_model(const models::ModelConfig& config, std::uint64_t seed = 1) {
   models::Model model = models::build(config);
@@ -97,7 +110,9 @@ struct Pair {
       : teacher(random_model(config)), student(random_model(config)) {
     masters = values_of(student);
     policy = quantize::preset("nvfp4");
-    quantize::quantize(student, policy, quantize::calibrate(student, {random_batches()[0].tokens}));
+    std::vector<float> amax = quantize::calibrate(student, {random_batches()[0].tokens});
+    quantize::lend_maxima(student, amax);
+    quantize::quantize(student, policy, amax);
   }
   models::Model teacher, student;
   std::vector<at::Tensor> masters;

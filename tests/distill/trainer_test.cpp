@@ -118,6 +118,38 @@ TEST(Trainer, HybridsTrain) {
   }
 }
 
+// All of a mixture learns but the correction, which is as it was to the bit, also where masters are
+// split and layers run again.
+TEST(Trainer, ExpertsAndTheirRouterLearn) {
+  for (const bool small : {false, true}) {
+    Pair pair(tiny_experts_config());
+    TrainConfig config = tiny_train();
+    config.batch_sequences = 16;
+    config.learning_rate = 3e-4;
+    config.split_masters = small;
+    pair.student.placement.recomputed_layers = small ? 2 : 0;
+    models::Experts& experts = *pair.student.layers[1].experts;
+    experts.correction.value.add_(0x1p-20);  // no BF16 value
+    const at::Tensor correction = experts.correction.value.clone();
+    const Outcome r = run(pair, config);
+    EXPECT_LT(r.result.validations.back().kl, 0.9 * r.result.validations.front().kl);
+    const auto parameters = models::parameters(pair.student);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      if (!parameters[i]->constant) {
+        EXPECT_FALSE(at::equal(r.masters[i].to(at::kFloat), pair.masters[i]))
+            << parameters[i]->parts.front().name;
+      }
+    EXPECT_TRUE(at::equal(experts.correction.value, correction));
+    std::int64_t seen = 0;
+    for (const models::Mlp& e : experts.routed) {
+      ASSERT_TRUE(e.down.quant->clipped.defined());
+      seen += e.down.quant->seen;
+    }
+    // Two choices a token; training steps and validations alike count each token once.
+    EXPECT_EQ(seen, 2 * 32 * pair.student.layers[0].mlp->down.quant->seen / 48);
+  }
+}
+
 void expect_values_are_shipped(const TrainConfig& config) {
   Pair pair;
   const Outcome r = run(pair, config);

@@ -67,7 +67,7 @@ TEST_P(Batches, WriteWhatTransformersWrites) {
 }
 INSTANTIATE_TEST_SUITE_P(Engine, Batches,
                          ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
-                                           "mistral", "nemotron_h"),
+                                           "mistral", "nemotron_h", "nemotron_h_all"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(Engine, ATextIsTheSameAloneAndInCompany) {

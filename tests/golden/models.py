@@ -35,6 +35,17 @@ MODELS = {
         hybrid_override_pattern="M-M*M-", num_hidden_layers=6, head_dim=16, mamba_num_heads=4, mamba_head_dim=8,
         n_groups=2, ssm_state_size=16, conv_kernel=4, chunk_size=8, layer_norm_epsilon=1e-5,
         tie_word_embeddings=False)),
+    # Groups of which one is left out, three experts of eight, and a correction that moves choices.
+    "nemotron_h_experts": ("NemotronH", torch.bfloat16, dict(
+        layers_block_type=["moe", "attention", "mlp", "moe"], num_hidden_layers=4, head_dim=16, n_routed_experts=8,
+        num_experts_per_tok=3, moe_intermediate_size=48, n_shared_experts=1, moe_shared_expert_intermediate_size=64,
+        n_group=2, topk_group=1, routed_scaling_factor=2.5, layer_norm_epsilon=1e-5, tie_word_embeddings=False)),
+    # All four kinds of layer.
+    "nemotron_h_all": ("NemotronH", torch.bfloat16, dict(
+        hybrid_override_pattern="MEM*E-", num_hidden_layers=6, head_dim=16, mamba_num_heads=4, mamba_head_dim=8,
+        n_groups=2, ssm_state_size=16, conv_kernel=4, use_conv_bias=False, chunk_size=8, n_routed_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, moe_shared_expert_intermediate_size=32,
+        routed_scaling_factor=2.5, layer_norm_epsilon=1e-5, tie_word_embeddings=False)),
     "mistral": ("Mistral", torch.float16, dict(sliding_window=None, tie_word_embeddings=False, rope_parameters=THETA)),
 }
 
@@ -56,8 +67,11 @@ def make(name, family, dtype, options):
             elif "conv1d" in key:
                 p.copy_(0.6 * torch.randn_like(p))
             else:
-                p.copy_(torch.randn_like(p) * (1.0 if "embed" in key else 1.5 / p.shape[1] ** 0.5))
+                p.copy_(torch.randn_like(p) * (1.0 if "embed" in key else 1.5 / p.shape[-1] ** 0.5))
     model = model.to(dtype)
+    for key, buffer in model.named_buffers():
+        if key.endswith("e_score_correction_bias"):  # F32 in published files
+            buffer.data = 0.2 * torch.randn(buffer.shape)
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)

@@ -40,10 +40,11 @@ TEST(NemotronH, PatternsOfPublishedModels) {
   }
 }
 
-// Their published sizes: 8.89 and 12.31 billion.
+// Their published sizes: 8.89, 12.31 and 31.6 billion.
 TEST(NemotronH, CountsParameters) {
   EXPECT_NEAR(parameter_count(parse(published::config(published::kNano9B))), 8.888e9, 1e6);
   EXPECT_NEAR(parameter_count(parse(published::config(published::kNano12B))), 12.31e9, 5e6);
+  EXPECT_NEAR(parameter_count(parse(published::config(published::kNano30B))), 31.578e9, 1e6);
 }
 
 TEST(NemotronH, SizesOfItsLayers) {

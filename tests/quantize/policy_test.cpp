@@ -100,6 +100,32 @@ TEST(Policy, Nano9BIsWhatNvidiaPublished) {
   EXPECT_EQ(quantized.size(), 96u);  // 25 Mamba and 23 MLP layers
 }
 
+// The exclude list of NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4, and the routers, which are no linears
+// there.
+TEST(Policy, Nano30BIsWhatNvidiaPublished) {
+  const Map map = map_of(published::kNano30B, "nvfp4-nano-30b-a3b");
+  const std::string pattern = published::config(published::kNano30B)["hybrid_override_pattern"];
+  const std::set<int> kept_mamba{4, 11, 18, 25, 32, 41}, attention{5, 12, 19, 26, 33, 42};
+  std::set<std::string> kept{"lm_head", "backbone.embeddings"}, quantized;
+  for (int layer = 0; layer < 52; ++layer) {
+    const char kind = pattern[static_cast<std::size_t>(layer)];
+    ASSERT_EQ(kind == '*', attention.contains(layer));
+    const auto all = [&](auto& names, auto... name) { (names.insert(in_layer(layer, name)), ...); };
+    if (kind == '*') all(kept, "q_proj", "k_proj", "v_proj", "o_proj");
+    if (kind == 'M') all(kept, "conv1d");
+    if (kind == 'M') all(kept_mamba.contains(layer) ? kept : quantized, "in_proj", "out_proj");
+    if (kind != 'E') continue;
+    all(kept, "gate");
+    all(quantized, "shared_experts.up_proj", "shared_experts.down_proj");
+    for (int e = 0; e < 128; ++e)
+      for (const char* name : {"up_proj", "down_proj"})
+        quantized.insert(in_layer(layer, fmt::format("experts.{}.{}", e, name).c_str()));
+  }
+  EXPECT_EQ(map.kept, kept);
+  EXPECT_EQ(map.quantized, quantized);
+  EXPECT_EQ(quantized.size(), 17u * 2 + 23u * (128 * 2 + 2));  // 5968
+}
+
 // The language model of Nano 12B v2 VL: every linear but the head, as far as is published.
 TEST(Policy, Nano12BIsEveryLinear) {
   const Map map = map_of(published::kNano12B, "nvfp4");
