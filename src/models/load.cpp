@@ -189,11 +189,17 @@ void pack(const checkpoint::Checkpoint& c, Parameter& p, const Nvfp4Parts& nvfp4
 
 Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
   Model model = build(parse_config(c.config, c.generation_config));
+  check_kernels(model.config, placement.device);
   model.placement = placement;
   const auto wrong = structural_problems(model, c);
   check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),
         wrong.size() < 2 ? ""
                          : fmt::format(" (and {} more: qad verify lists them)", wrong.size() - 1));
+
+  for (std::size_t i = 0; i < model.layers.size(); ++i)
+    check(!model.layers[i].experts || placement.device.is_cpu(), kOperation,
+          "{}: layer {}: experts are computed on a CPU so far, found {}; use --device cpu",
+          c.path.string(), i, placement.device.str());
 
   std::vector<Job> jobs;
   std::vector<FileCopy> copies;
@@ -219,8 +225,9 @@ Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
   };
   // Calls `read` for each part and its rows.
   const auto parts = [&](Parameter& p, auto&& read) {
-    p.value = at::empty(p.value.sizes(),
-                        at::TensorOptions().dtype(placement.type).device(placement.device));
+    p.value = at::empty(p.value.sizes(), at::TensorOptions()
+                                             .dtype(p.constant ? at::kFloat : placement.type)
+                                             .device(placement.device));
     std::int64_t row = 0;
     for (const Part& part : p.parts) {
       read(part, p.value.narrow(0, row, part.rows));

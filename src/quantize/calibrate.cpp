@@ -1,4 +1,7 @@
-// Largest inputs over calibration data, on the unquantised model.
+// Largest inputs over calibration data, on the unquantised model, and those of experts that it does
+// not reach.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -47,6 +50,47 @@ std::vector<float> calibrate(const models::Model& model, const std::vector<model
   std::vector<float> out;
   for (const models::Linear* l : linears) out.push_back(largest.at(l));
   return out;
+}
+
+std::vector<UnreachedExperts> lend_maxima(const models::Model& model,
+                                          std::vector<float>& input_amax) {
+  const auto linears = models::linears(model);
+  check(input_amax.size() == linears.size(), "calibrate", "expected {} maxima, found {}",
+        linears.size(), input_amax.size());
+  std::map<const models::Linear*, float*> amax_of;
+  for (std::size_t i = 0; i < linears.size(); ++i) amax_of[linears[i]] = &input_amax[i];
+  std::vector<UnreachedExperts> all;
+  for (const models::Layer& layer : model.layers) {
+    if (!layer.experts) continue;
+    const auto& routed = layer.experts->routed;
+    UnreachedExperts found{routed.front().gate_up.layer, {}, routed.size()};
+    for (const auto which : {&models::Mlp::gate_up, &models::Mlp::down}) {
+      float most = 0;
+      for (const models::Mlp& expert : routed) most = std::max(most, *amax_of.at(&(expert.*which)));
+      check(most > 0, "calibrate",
+            "layer {}: calibration reached none of its {} experts with a value other than 0; give "
+            "it more data",
+            found.layer, found.of);
+      for (std::size_t e = 0; e < routed.size(); ++e) {
+        float& amax = *amax_of.at(&(routed[e].*which));
+        if (amax > 0) continue;
+        amax = most;
+        if (std::find(found.experts.begin(), found.experts.end(), e) == found.experts.end())
+          found.experts.push_back(e);
+      }
+    }
+    std::sort(found.experts.begin(), found.experts.end());
+    if (!found.experts.empty()) all.push_back(std::move(found));
+  }
+  return all;
+}
+
+std::string to_text(const std::vector<UnreachedExperts>& unreached) {
+  std::string text;
+  for (const UnreachedExperts& u : unreached)
+    text += fmt::format("{}{} of {} experts in layer {} ({})", text.empty() ? "" : "; ",
+                        u.experts.size(), u.of, u.layer, fmt::join(u.experts, ", "));
+  return text;
 }
 
 }  // namespace qad::quantize

@@ -11,12 +11,14 @@ namespace {
 
 constexpr std::string_view kOperation = "export";
 
+// In `type`, which is FP32 or BF16.
 void append_plain(std::vector<checkpoint::OutTensor>& out, const models::Part& part,
-                  const at::Tensor& rows) {
-  out.push_back({part.name, checkpoint::DType::bf16, rows.sizes().vec(), [rows](std::byte* bytes) {
-                   const at::Tensor bf16 = rows.to(at::kBFloat16).to(at::kCPU).contiguous();
-                   const auto* data = static_cast<const std::byte*>(bf16.const_data_ptr());
-                   std::copy_n(data, bf16.nbytes(), bytes);
+                  const at::Tensor& rows, at::ScalarType type) {
+  const auto stored = type == at::kFloat ? checkpoint::DType::f32 : checkpoint::DType::bf16;
+  out.push_back({part.name, stored, rows.sizes().vec(), [rows, type](std::byte* bytes) {
+                   const at::Tensor values = rows.to(type).to(at::kCPU).contiguous();
+                   const auto* data = static_cast<const std::byte*>(values.const_data_ptr());
+                   std::copy_n(data, values.nbytes(), bytes);
                  }});
 }
 
@@ -64,6 +66,23 @@ Json exported_config(const Json& source) {
 
 }  // namespace
 
+std::vector<std::string> excluded_modules(const models::Model& model) {
+  std::vector<std::string> excluded{"lm_head", linear_name(model.embedding.parts.front())};
+  // Engines make linears of short convolutions and routers, too.
+  for (const models::Layer& layer : model.layers) {
+    if (layer.mamba) excluded.push_back(linear_name(layer.mamba->conv.parts.front()));
+    if (layer.experts) excluded.push_back(linear_name(layer.experts->router.parts.front()));
+  }
+  for (const models::Linear* l : models::linears(model))
+    for (const models::Part& part : l->weight.parts) {
+      if (l->quant)
+        std::erase(excluded, linear_name(part));
+      else
+        excluded.push_back(linear_name(part));
+    }
+  return excluded;
+}
+
 checkpoint::OutFolder export_folder(const models::Model& model,
                                     const std::vector<at::Tensor>& masters,
                                     const checkpoint::Checkpoint& source) {
@@ -72,17 +91,7 @@ checkpoint::OutFolder export_folder(const models::Model& model,
   check(masters.size() == parameters.size(), kOperation, "expected {} masters, found {}",
         parameters.size(), masters.size());
   std::map<const models::Parameter*, const models::LinearQuant*> quant_of;
-  std::vector<std::string> excluded{"lm_head", "model.embed_tokens"};
-  for (const models::Linear* l : linears) {
-    quant_of[&l->weight] = l->quant.get();
-    for (const models::Part& part : l->weight.parts) {
-      const std::string name = linear_name(part);
-      if (l->quant)
-        std::erase(excluded, name);
-      else
-        excluded.push_back(name);
-    }
-  }
+  for (const models::Linear* l : linears) quant_of[&l->weight] = l->quant.get();
 
   checkpoint::OutFolder folder;
   folder.config = exported_config(source.config);
@@ -90,7 +99,7 @@ checkpoint::OutFolder export_folder(const models::Model& model,
   const bool any = std::any_of(linears.begin(), linears.end(),
                                [](const models::Linear* l) { return l->quant != nullptr; });
   if (any) {
-    auto configs = checkpoint::quant_configs(excluded, is_weight_only(linears));
+    auto configs = checkpoint::quant_configs(excluded_modules(model), is_weight_only(linears));
     folder.hf_quant_config = std::move(configs.hf_quant_config);
     folder.config["quantization_config"] = std::move(configs.quantization_config);
   }
@@ -106,7 +115,7 @@ checkpoint::OutFolder export_folder(const models::Model& model,
       if (quant != quant_of.end() && quant->second)
         append_quantized(folder.tensors, part, rows, *quant->second);
       else
-        append_plain(folder.tensors, part, rows);
+        append_plain(folder.tensors, part, rows, p.constant ? at::kFloat : at::kBFloat16);
       row += part.rows;
     }
   }

@@ -73,6 +73,7 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
     quant_of[&linears[i]->weight] = linears[i]->quant.get();
   }
   for (models::Parameter* p : models::parameters(model)) {
+    if (p->constant) continue;
     const auto quant = quant_of.find(p);
     const at::Tensor original = p->value;
     p->value = at::empty_like(original);

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "checkpoint/write.h"
@@ -17,6 +18,20 @@ namespace qad::quantize {
 // models::linears().
 std::vector<float> calibrate(const models::Model& model, const std::vector<models::Tokens>& batches,
                              const std::function<void(std::size_t done)>& progress = {});
+
+// Experts to which calibration sent nothing, or only zeros: which, of how many.
+struct UnreachedExperts {
+  int layer;
+  std::vector<std::size_t> experts;
+  std::size_t of;
+};
+// What serving engines need all the same: their maxima, zeros in `input_amax`, become the largest
+// of the same product among the experts of their layer. Throws Error for a layer of which none was
+// reached.
+std::vector<UnreachedExperts> lend_maxima(const models::Model& model,
+                                          std::vector<float>& input_amax);
+// "3 of 128 experts in layer 4 (0, 17, 90)", joined by "; ".
+std::string to_text(const std::vector<UnreachedExperts>& unreached);
 
 // Sets LinearQuant by policy (weight-only: input_amax may be empty), and replaces every value by
 // what is shipped: fake-quantised where quantised, rounded to BF16 elsewhere. `value`s must hold
@@ -37,6 +52,10 @@ struct LayerError {
 // `originals`: the unquantised values, in the order of models::parameters(). One row a tensor.
 std::vector<LayerError> weight_errors(const models::Model& quantized,
                                       const std::vector<at::Tensor>& originals);
+
+// What the export's metadata names as not quantised, without ".weight": linears, embedding,
+// convolutions and routers.
+std::vector<std::string> excluded_modules(const models::Model& model);
 
 // The model as an HF folder in ModelOpt's unified layout (plain BF16 when nothing is quantised).
 // Codes come from `masters` (one a parameter, in the order of models::parameters()), since

@@ -36,11 +36,21 @@ double product_flops(const models::Placement& placement) {
 }
 
 // Teacher forward 2 N, student forward 2 N and backward 4 N; attention likewise four times its
-// forward, of a mean context of half a sequence.
+// forward, of a mean context of half a sequence. Mamba's scan, 2 % of its projections, is not
+// counted.
 double flops_per_token(const models::Model& model, std::int64_t seq_len) {
   double weights = static_cast<double>(model.head_weight().numel()), attention = 0;
   for (const models::Linear* l : models::linears(model))
     if (l->kind != "lm_head") weights += static_cast<double>(l->weight.value.numel());
+  for (const models::Layer& layer : model.layers) {  // of which a token meets a few
+    if (!layer.experts) continue;
+    const models::ExpertsConfig& c = layer.experts->config;
+    for (const models::Mlp& expert : layer.experts->routed)
+      for (const models::Linear* l : {&expert.gate_up, &expert.down})
+        weights -= static_cast<double>(l->weight.value.numel()) *
+                   (1 - static_cast<double>(c.chosen) / static_cast<double>(c.experts));
+    weights += static_cast<double>(layer.experts->router.value.numel());
+  }
   for (const models::LayerConfig& layer : model.config.layers)
     if (layer.attention)
       attention += static_cast<double>(layer.attention->heads * layer.attention->head_dim);
@@ -76,6 +86,7 @@ BenchResult bench(const BenchOptions& options) {
   check(options.recompute_layers <= static_cast<std::int64_t>(shape.layers.size()), "bench",
         "--recompute-layers: the model has {} layers, found {}", shape.layers.size(),
         options.recompute_layers);
+  models::check_kernels(shape, placement.device);
   placement.recomputed_layers = options.recompute_layers;
   quantize::Policy policy = quantize::preset("nvfp4");
   if (!options.quantize) {

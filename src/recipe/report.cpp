@@ -106,6 +106,11 @@ report::Run report_of(const Outcome& o) {
   for (const Sample& s : o.samples) run.samples.push_back({s.label, s.text});
   run.notes.push_back(
       fmt::format("{:.2g} % of the quantised activations were clipped.", 100 * o.clipped_share));
+  if (!o.unreached.empty())
+    run.notes.push_back(
+        fmt::format("Calibration did not reach {}; they have the largest input scale of their "
+                    "layer.",
+                    quantize::to_text(o.unreached)));
   run.tokens = o.training.tokens;
   run.seconds = o.training.seconds;
   run.tokens_per_second =

@@ -170,9 +170,11 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
   return batches;
 }
 
-void calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                            const std::vector<models::Tokens>& batches) {
+std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
+    models::Model& model, const quantize::Policy& policy,
+    const std::vector<models::Tokens>& batches) {
   std::vector<float> input_amax;
+  std::vector<quantize::UnreachedExperts> unreached;
   if (policy.activations) {
     check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
     Progress progress("calibrate ");
@@ -180,11 +182,18 @@ void calibrate_and_quantize(models::Model& model, const quantize::Policy& policy
       progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
     });
   }
+  if (policy.activations) unreached = quantize::lend_maxima(model, input_amax);
+  if (!unreached.empty())
+    note(
+        "experts     that calibration did not reach have the largest input scale of their layer: "
+        "{}",
+        quantize::to_text(unreached));
   quantize::quantize(model, policy, input_amax);
-  if (batches.empty()) return;
+  if (batches.empty()) return unreached;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
+  return unreached;
 }
 
 std::vector<at::Tensor> values_of(models::Model& model) {

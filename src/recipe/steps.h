@@ -11,6 +11,7 @@
 #include "distill/trainer.h"
 #include "models/model.h"
 #include "quantize/policy.h"
+#include "quantize/quantize.h"
 #include "recipe/recipe.h"
 #include "text/tokenizer.h"
 
@@ -43,9 +44,10 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer);
 
 // Calibrates on `batches` (none for a weight-only policy) and quantises `model` in place; says what
-// it does on stderr.
-void calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                            const std::vector<models::Tokens>& batches);
+// it does on stderr, also which experts calibration did not reach, which it returns.
+std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
+    models::Model& model, const quantize::Policy& policy,
+    const std::vector<models::Tokens>& batches);
 
 // The share of quantised activations beyond their scale since the last call, which starts the count
 // anew.
