@@ -2,7 +2,8 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <cstring>
+#include <atomic>
+#include <bit>
 #include <map>
 #include <utility>
 
@@ -10,6 +11,7 @@
 #include "core/error.h"
 #include "models/verify.h"
 #include "nvfp4/global_scale.h"
+#include "ops/threads.h"
 #include "quantize/quantize.h"
 
 namespace qad::quantize {
@@ -144,33 +146,68 @@ checkpoint::OutFolder export_folder(const models::Model& model,
 
 namespace {
 
-// A matrix that is read when the first of its parts is asked for, and let go of with the last.
+// The bits of each, if the file has the tensor's values as BF16.
+const std::uint16_t* bf16_of(const checkpoint::Tensor& t) {
+  const bool plain = t.dtype == checkpoint::DType::bf16 && !t.read &&
+                     t.raw.size() == 2 * static_cast<std::size_t>(t.elements()) &&
+                     reinterpret_cast<std::uintptr_t>(t.raw.data()) % 2 == 0;
+  return plain ? reinterpret_cast<const std::uint16_t*>(t.raw.data()) : nullptr;
+}
+
+constexpr std::int64_t kGrain = 1 << 16;  // values that are worth waking a thread for
+
+// The largest bits of a magnitude; those of an infinity or a NaN are larger than all others.
+std::uint16_t largest_bits(const std::uint16_t* bits, std::int64_t n) {
+  std::atomic<std::uint16_t> most = 0;
+  ops::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::uint16_t here = 0;
+    for (std::int64_t i = begin; i < end; ++i)
+      here = std::max<std::uint16_t>(here, bits[i] & 0x7FFF);
+    std::uint16_t before = most;
+    while (before < here && !most.compare_exchange_weak(before, here)) {
+    }
+  });
+  return most;
+}
+
+// A matrix that is read when the first of its parts is asked for, and let go of with each. What the
+// file has as BF16 is never in memory in another type but for some rows.
 struct Pending {
   const checkpoint::Checkpoint& source;
   const models::Parameter& parameter;
   nvfp4::GlobalScale rule;
   nvfp4::BlockScale blocks;
   std::vector<const models::Parameter*> next;  // to be read ahead
-  at::Tensor rows = {};                        // bf16 values, FP32
+  std::vector<at::Tensor> values = {};         // FP32, of the parts that are not BF16
   float global = 0;
-  std::size_t parts_given = 0;
+
+  const checkpoint::Tensor& tensor(std::size_t part) const {
+    return source.at(parameter.parts[part].name);
+  }
 
   void read() {
-    rows = at::empty(parameter.value.sizes(), at::kFloat);
-    float* to = rows.data_ptr<float>();
     std::uint32_t most = 0;
-    for (const models::Part& part : parameter.parts) {
-      const checkpoint::Tensor& t = source.at(part.name);
+    for (std::size_t i = 0; i < parameter.parts.size(); ++i) {
+      const checkpoint::Tensor& t = tensor(i);
+      const std::int64_t n = t.elements();
+      values.emplace_back();
+      if (const std::uint16_t* bits = bf16_of(t)) {
+        most = std::max(most, std::uint32_t{largest_bits(bits, n)} << 16);
+        if (most < nvfp4::kInfinityBits) continue;
+      }
+      values.back() = at::empty({n}, at::kFloat);
+      float* to = values.back().data_ptr<float>();
       const std::string bad = models::read_finite(t, to);
       check(bad.empty(), kOperation, "{}: {}", source.path.string(), bad);
-      const std::int64_t n = t.elements();
-      for (std::int64_t i = 0; i < n; ++i) {
-        to[i] = nvfp4::round_to_bf16(to[i]);
-        most = std::max(most, nvfp4::magnitude_bits(to[i]));
+      for (std::int64_t k = 0; k < n; ++k) {
+        to[k] = nvfp4::round_to_bf16(to[k]);
+        most = std::max(most, nvfp4::magnitude_bits(to[k]));
       }
-      to += n;
       checkpoint::release(source, t);
     }
+    check(most < nvfp4::kInfinityBits, kOperation,
+          "{}: expected weights that BF16 can hold, found larger ones",
+          parameter.parts.front().name);
     global = nvfp4::global_scale(nvfp4::bf16_amax(most), rule, blocks);
     check(nvfp4::scale_fits(global), kOperation,
           "{}: expected weights that NVFP4 can hold, found {} as the largest",
@@ -180,30 +217,40 @@ struct Pending {
   }
 
   void give(std::size_t part, std::uint8_t* codes, std::uint8_t* scales) {
-    if (parts_given == 0) read();
-    std::int64_t row = 0;
-    for (std::size_t i = 0; i < part; ++i) row += parameter.parts[i].rows;
-    quantize_rows(rows.narrow(0, row, parameter.parts[part].rows), global, blocks, codes, scales);
-    if (++parts_given == parameter.parts.size()) rows.reset();
+    if (values.empty()) read();
+    const checkpoint::Tensor& t = tensor(part);
+    const std::int64_t rows = parameter.parts[part].rows, cols = parameter.value.size(1);
+    const std::int64_t of_row = nvfp4::blocks_per_row(cols);
+    const at::Tensor plain = std::exchange(values[part], {});
+    const float* floats = plain.defined() ? plain.const_data_ptr<float>() : nullptr;
+    const std::uint16_t* bits = bf16_of(t);
+    const std::int64_t step = std::max<std::int64_t>(1, kGrain / cols);
+    ops::for_pieces((rows + step - 1) / step, [&](std::int64_t piece) {
+      const std::int64_t first = piece * step, n = std::min(step, rows - first);
+      std::vector<float> some;
+      const float* x = floats + first * cols;
+      if (floats == nullptr) {
+        some.resize(static_cast<std::size_t>(n * cols));
+        for (std::int64_t i = 0; i < n * cols; ++i)
+          some[static_cast<std::size_t>(i)] =
+              std::bit_cast<float>(std::uint32_t{bits[first * cols + i]} << 16);
+        x = some.data();
+      }
+      nvfp4::quantize(x, n, cols, global, blocks, codes + first * of_row * nvfp4::kBlock / 2,
+                      scales + first * of_row);
+    });
+    checkpoint::release(source, t);
   }
 };
 
 // The tensor's values in `type`, FP32 or BF16. What is BF16 already is copied.
 void read_plain(const checkpoint::Checkpoint& source, const checkpoint::Tensor& t,
                 at::ScalarType type, std::byte* bytes) {
-  const auto n = static_cast<std::size_t>(t.elements());
-  if (type == at::kBFloat16 && t.dtype == checkpoint::DType::bf16 && !t.read &&
-      t.raw.size() == 2 * n) {
-    std::copy_n(t.raw.data(), t.raw.size(), bytes);
-    constexpr std::uint16_t kExponent = 0x7F80;  // all ones: infinite or NaN
-    bool bad = false;
-    for (std::size_t i = 0; i < n; ++i) {
-      std::uint16_t bits;
-      std::memcpy(&bits, bytes + 2 * i, sizeof bits);
-      bad |= (bits & kExponent) == kExponent;
+  if (const std::uint16_t* bits = bf16_of(t); bits != nullptr && type == at::kBFloat16)
+    if (largest_bits(bits, t.elements()) < nvfp4::kInfinityBits >> 16) {
+      std::copy_n(t.raw.data(), t.raw.size(), bytes);
+      return;
     }
-    if (!bad) return;
-  }
   const at::Tensor values = at::empty({t.elements()}, at::kFloat);
   const std::string bad = models::read_finite(t, values.data_ptr<float>());
   check(bad.empty(), kOperation, "{}: {}", source.path.string(), bad);
