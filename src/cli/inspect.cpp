@@ -60,6 +60,21 @@ int plan(const Options& o) {
   return 0;
 }
 
+// How many layers have each kind of mixer and feed-forward, in the order in which they appear.
+Json layer_kinds(const models::ModelConfig& config) {
+  Json kinds = Json::object();
+  const auto count = [&](const char* kind, bool has) {
+    if (has) kinds[kind] = kinds.value(kind, 0) + 1;
+  };
+  for (const models::LayerConfig& layer : config.layers) {
+    count("attention", layer.attention.has_value());
+    count("mamba", layer.mamba.has_value());
+    count("mlp", layer.mlp.has_value());
+    count("experts", layer.experts.has_value());
+  }
+  return kinds;
+}
+
 Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config) {
   std::int64_t bytes = 0;
   Json tensors = Json::array();
@@ -77,6 +92,7 @@ Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config
   j["parameters"] = models::parameter_count(config);
   j["bytes"] = bytes;
   j["layers"] = config.layers.size();
+  j["layer_kinds"] = layer_kinds(config);
   j["hidden_size"] = config.hidden;
   j["vocab_size"] = config.vocabulary;
   j["tied_embeddings"] = config.tied;
@@ -111,8 +127,11 @@ void add_inspect(CLI::App& app) {
     fmt::print("{}: {}, {}\n", o->model, config.architecture, c.format);
     fmt::print("  {} parameters, {}, {} tensors ({})\n", human_count(j["parameters"].get<double>()),
                human_bytes(j["bytes"].get<double>()), c.tensors.size(), j["tensor_types"].dump());
-    fmt::print("  {} layers, hidden {}, vocabulary {}{}\n", config.layers.size(), config.hidden,
-               config.vocabulary, config.tied ? ", tied head" : "");
+    std::string kinds;
+    for (const auto& [kind, layers] : j["layer_kinds"].items())
+      kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", layers.get<int>(), kind);
+    fmt::print("  {} layers ({}), hidden {}, vocabulary {}{}\n", config.layers.size(), kinds,
+               config.hidden, config.vocabulary, config.tied ? ", tied head" : "");
     const checkpoint::Quantization q = checkpoint::read_quantization(c.quantization);
     fmt::print("  quantisation: {}\n", q.algo.empty() ? "none" : q.algo + " (" + q.method + ")");
     if (o->tensors)

@@ -54,7 +54,8 @@ void add_quantize(CLI::App& app) {
   auto o = std::make_shared<Options>();
   command.required("model", o->model, "BF16 checkpoint: an HF folder, a .gguf or a llama2.c .bin");
   command.required("-o,--output", o->output, "folder to write");
-  command.text("--recipe", o->recipe, "nvfp4, nvfp4-weight-only, nvfp4-mlp-only, or a recipe file");
+  command.text("--recipe", o->recipe,
+               fmt::format("{}, or a recipe file", fmt::join(quantize::presets(), ", ")));
   for (std::size_t i = 0; i < kFlags.size(); ++i)
     command.optional(kFlags[i][0], o->shorts[i], kFlags[i][2]);
   command.repeated("--set", o->sets, "key=value: a recipe key under quantize or calibration");

@@ -6,21 +6,32 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/error.h"
 
 namespace qad::generate {
 namespace {
 
-std::int64_t pages_for(const models::Model& model, const EngineOptions& o) {
+// How many texts can be written at once.
+std::int64_t slots_for(const models::Model& model, const EngineOptions& o) {
   check(o.most_sequences > 0 && o.most_tokens > 0 && o.page_tokens > 0, "engine",
         "expected most_sequences, most_tokens and page_tokens above 0, found {}, {} and {}",
         o.most_sequences, o.most_tokens, o.page_tokens);
+  const double each = models::bytes_of_slot(model);
+  if (each == 0) return o.most_sequences;
+  const double fit = std::min(o.cache_bytes / 2 / each, 1e6);
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(fit), 1, o.most_sequences);
+}
+
+std::int64_t pages_for(const models::Model& model, const EngineOptions& o, std::size_t slots) {
+  const double states = static_cast<double>(slots) * models::bytes_of_slot(model);
   const double each = std::max(1.0, models::bytes_of_page(model, o.page_tokens));
-  check(o.cache_bytes >= each, "engine", "cache: expected at least a page of {} bytes, found {}",
-        each, o.cache_bytes);
+  check(o.cache_bytes >= states + each, "engine",
+        "cache: expected at least a page of {} bytes{}, found {}", each,
+        states > 0 ? fmt::format(" beside the {} of a text's states", states) : "", o.cache_bytes);
   // Page numbers are int32; a hybrid's few layers of attention need no more than this either.
-  return static_cast<std::int64_t>(std::min(o.cache_bytes / each, 1e6));
+  return static_cast<std::int64_t>(std::min((o.cache_bytes - states) / each, 1e6));
 }
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
@@ -37,8 +48,13 @@ bool contains(const std::vector<Id>& ids, text::TokenId id) {
 Engine::Engine(const models::Model& model, const EngineOptions& options)
     : model_(model),
       options_(options),
-      pages_(pages_for(model, options), options.page_tokens),
-      cache_(models::make_paged_cache(model, pages_.count(), options.page_tokens)) {}
+      free_slots_(static_cast<std::size_t>(slots_for(model, options))),
+      has_states_(models::bytes_of_slot(model) > 0),
+      pages_(pages_for(model, options, free_slots_.size()), options.page_tokens),
+      cache_(models::make_paged_cache(model, pages_.count(), options.page_tokens,
+                                      static_cast<std::int64_t>(free_slots_.size()))) {
+  std::iota(free_slots_.begin(), free_slots_.end(), 0);
+}
 
 void Engine::check_request(const std::vector<text::TokenId>& prompt,
                            const SamplingOptions& sampling) const {
@@ -85,6 +101,8 @@ void Engine::release(Sequence& s) {
   s.pages.clear();
   s.contents.clear();
   s.cached = 0;
+  if (s.slot >= 0) free_slots_.push_back(s.slot);
+  s.slot = -1;
 }
 
 void Engine::end(std::unique_ptr<Sequence> s, Finish finish) {
@@ -124,7 +142,7 @@ bool Engine::make_room(Sequence& s, std::int64_t tokens, std::size_t index) {
 
 // At least the last token is read, since the next one comes of it.
 void Engine::find_prefix(Sequence& s) {
-  if (!options_.reuse_prefixes || s.request.prompt_log_probs) return;
+  if (!options_.reuse_prefixes || has_states_ || s.request.prompt_log_probs) return;
   const std::int64_t size = options_.page_tokens;
   while (s.cached + size < static_cast<std::int64_t>(s.tokens.size())) {
     const auto found = pages_.find(s.contents.empty() ? 0 : s.contents.back(),
@@ -154,8 +172,9 @@ std::vector<Engine::Share> Engine::plan() {
   };
   // In the order of admission: who gives up pages comes later, and has no share yet.
   for (std::size_t i = 0; i < running_.size(); ++i) take(i);
-  while (budget > 0 && !waiting_.empty() &&
-         static_cast<std::int64_t>(running_.size()) < options_.most_sequences) {
+  while (budget > 0 && !waiting_.empty() && !free_slots_.empty()) {
+    waiting_.front()->slot = free_slots_.back();
+    free_slots_.pop_back();
     find_prefix(*waiting_.front());
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
@@ -224,7 +243,7 @@ void Engine::tell_prompt(Sequence& s, const at::Tensor& hidden) {
 
 void Engine::run(const std::vector<Share>& shares) {
   std::vector<std::int64_t> ids, positions, last;
-  std::vector<std::int32_t> ends, lengths;
+  std::vector<std::int32_t> ends, lengths, slots;
   std::size_t most_pages = 0;
   models::PagedTokens t;
   for (const auto& [s, tokens] : shares) {
@@ -235,6 +254,7 @@ void Engine::run(const std::vector<Share>& shares) {
     const std::int64_t length = s->cached + tokens;
     ends.push_back(static_cast<std::int32_t>(ids.size()));
     lengths.push_back(static_cast<std::int32_t>(length));
+    slots.push_back(s->slot);
     if (s->left() == tokens) last.push_back(static_cast<std::int64_t>(ids.size()) - 1);
     t.longest = std::max(t.longest, length);
     most_pages = std::max(most_pages, s->pages.size());
@@ -242,6 +262,7 @@ void Engine::run(const std::vector<Share>& shares) {
   t.tokens = models::make_tokens(ids, ends);
   t.tokens.positions = at::tensor(positions);
   t.lengths = at::tensor(lengths, at::kInt);
+  t.slots = at::tensor(slots, at::kInt);
   t.pages = at::zeros(
       {static_cast<std::int64_t>(shares.size()), static_cast<std::int64_t>(most_pages)}, at::kInt);
   for (std::size_t i = 0; i < shares.size(); ++i)

@@ -44,8 +44,10 @@ struct EngineOptions {
   std::int64_t most_sequences = 64;  // written at once
   std::int64_t most_tokens = 512;    // of a pass: prompts are read in pieces of no more
   std::int64_t page_tokens = 16;
-  double cache_bytes = 256 << 20;  // for keys and values
-  bool reuse_prefixes = true;      // of prompts and texts that were read or written before
+  double cache_bytes = 256 << 20;  // for keys and values, and states, which get half at most
+  // Of prompts and texts that were read or written before. Not of models with states: a state is of
+  // one moment of a text, and pages keep no such moments.
+  bool reuse_prefixes = true;
 };
 
 class Engine {
@@ -88,6 +90,7 @@ class Engine {
     Request request;
     std::vector<text::TokenId> tokens;  // prompt and text
     std::int64_t cached = 0;            // of `tokens`, in the pages
+    std::int32_t slot = -1;             // of its states, while it is running
     std::vector<Pages::Page> pages;
     std::vector<Pages::Content> contents;  // of its full pages
     bool cancelled = false, started = false;
@@ -122,6 +125,8 @@ class Engine {
 
   const models::Model& model_;
   EngineOptions options_;
+  std::vector<std::int32_t> free_slots_;  // as many texts are written at once
+  bool has_states_;
   Pages pages_;
   models::PagedCache cache_;
   std::deque<std::unique_ptr<Sequence>> waiting_;

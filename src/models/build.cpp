@@ -27,8 +27,13 @@ at::Tensor shape_only(at::IntArrayRef shape) {
   return at::empty(shape, at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
 }
 
+// A tensor with a name of its own.
+Parameter plain(const Scope& scope, at::IntArrayRef shape) {
+  return {{{scope.prefix, shape[0]}}, shape_only(shape)};
+}
+
 Parameter vector(const Scope& scope, std::int64_t rows) {
-  return {{{(scope / "weight").prefix, rows}}, shape_only({rows})};
+  return plain(scope / "weight", {rows});
 }
 
 // One matrix of several named parts that read the same input (design decision 3).
@@ -61,6 +66,21 @@ Attention attention(const Scope& scope, const AttentionConfig& c, int layer, std
     out.q_norm = vector(scope / "q_norm", c.head_dim);
     out.k_norm = vector(scope / "k_norm", c.head_dim);
   }
+  return out;
+}
+
+Mamba mamba(const Scope& scope, const MambaConfig& c, int layer, std::int64_t hidden) {
+  const std::int64_t channels = c.conv_channels(), rows = c.inner() + channels + c.heads;
+  Mamba out{c,
+            linear(scope, "mamba_in", layer, {{"in_proj", rows}}, hidden, c.projection_bias),
+            linear(scope, "mamba_out", layer, {{"out_proj", hidden}}, c.inner(), c.projection_bias),
+            plain(scope / "conv1d" / "weight", {channels, 1, c.kernel}),
+            std::nullopt,
+            plain(scope / "dt_bias", {c.heads}),
+            plain(scope / "A_log", {c.heads}),
+            plain(scope / "D", {c.heads}),
+            vector(scope / "norm", c.inner())};
+  if (c.conv_bias) out.conv_bias = plain(scope / "conv1d" / "bias", {channels});
   return out;
 }
 
@@ -97,7 +117,7 @@ Experts experts(const Scope& scope, const ExpertsConfig& c, int layer, std::int6
 // What an architecture's checkpoints call the pieces of a model.
 struct Names {
   const char *body, *embedding, *final_norm;
-  const char *mixer_norm, *attention, *feed_forward_norm, *mlp;  // in a layer
+  const char *mixer_norm, *mixer, *feed_forward_norm, *feed_forward;  // in a layer
 };
 constexpr Names kLlama{
     "model", "embed_tokens", "norm", "input_layernorm", "self_attn", "post_attention_layernorm",
@@ -124,6 +144,16 @@ void walk_layer(Layer& layer, OnParameter& parameter, OnLinear& linear) {
     optional(layer.attention->q_norm);
     optional(layer.attention->k_norm);
     walk_linear(layer.attention->output, parameter, linear);
+  }
+  if (layer.mamba) {
+    parameter(layer.mamba->conv);
+    optional(layer.mamba->conv_bias);
+    walk_linear(layer.mamba->in, parameter, linear);
+    parameter(layer.mamba->dt_bias);
+    parameter(layer.mamba->a_log);
+    parameter(layer.mamba->norm);
+    parameter(layer.mamba->d);
+    walk_linear(layer.mamba->out, parameter, linear);
   }
   optional(layer.feed_forward_norm);
   const auto mlp = [&](auto& m) {
@@ -171,19 +201,19 @@ Model build(const ModelConfig& config) {
     const Scope scope = body / "layers" / i;
     const int number = static_cast<int>(i);
     const LayerConfig& c = config.layers[i];
-    check(!c.mamba, "build", "layer {}: Mamba cannot be built yet", i);
     Layer layer;
+    if (c.attention || c.mamba) layer.mixer_norm = vector(scope / names.mixer_norm, config.hidden);
+    if (c.mamba) layer.mamba = mamba(scope / names.mixer, *c.mamba, number, config.hidden);
     if (c.attention) {
-      layer.mixer_norm = vector(scope / names.mixer_norm, config.hidden);
-      layer.attention = attention(scope / names.attention, *c.attention, number, config.hidden);
+      layer.attention = attention(scope / names.mixer, *c.attention, number, config.hidden);
     }
     if (c.mlp) {
       layer.feed_forward_norm = vector(scope / names.feed_forward_norm, config.hidden);
-      layer.mlp = mlp(scope / names.mlp, *c.mlp, number, config.hidden);
+      layer.mlp = mlp(scope / names.feed_forward, *c.mlp, number, config.hidden);
     }
     if (c.experts) {
       layer.feed_forward_norm = vector(scope / names.feed_forward_norm, config.hidden);
-      layer.experts = experts(scope / names.mlp, *c.experts, number, config.hidden);
+      layer.experts = experts(scope / names.feed_forward, *c.experts, number, config.hidden);
     }
     model.layers.push_back(std::move(layer));
   }

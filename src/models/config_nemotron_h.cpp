@@ -29,33 +29,46 @@ char letter_of(const Json& word, const char* key, std::size_t layer) {
        key, layer, word.dump());
 }
 
+// Empty: there is no such key.
+std::string pattern_of_letters(const Json& config, const char* key) {
+  const std::string pattern = text_or(config, key, "");
+  const std::size_t odd = pattern.find_first_not_of("M*-E");
+  check(odd == std::string::npos, kOperation,
+        "config.json: {}: layer {}: expected M, *, - or E, found {:?}", key, odd,
+        odd == std::string::npos ? ' ' : pattern[odd]);
+  return pattern;
+}
+std::string pattern_of_words(const Json& config, const char* key) {
+  const Json* list = find(config, key);
+  if (!list) return {};
+  check(list->is_array(), kOperation, "config.json: {}: expected a list, found {}", key,
+        list->dump());
+  std::string pattern;
+  for (const Json& word : *list) pattern += letter_of(word, key, pattern.size());
+  return pattern;
+}
+
 // A letter a layer: M, *, - or E.
 std::string pattern_of(const Json& config) {
-  std::string pattern;
-  const char* from = "hybrid_override_pattern";
-  if (find(config, from)) {
-    pattern = text_or(config, from, "");
-    const std::size_t odd = pattern.find_first_not_of("M*-E");
-    check(odd == std::string::npos, kOperation,
-          "config.json: {}: layer {}: expected M, *, - or E, found {:?}", from, odd,
-          odd == std::string::npos ? ' ' : pattern[odd]);
-  } else {
-    from = either(config, "layers_block_type", "layer_types");
-    const Json* list = find(config, from);
-    check(
-        list && list->is_array(), kOperation,
-        "config.json: expected hybrid_override_pattern, or layers_block_type with a list, found {}",
-        list ? list->dump() : "neither");
-    for (const Json& word : *list) pattern += letter_of(word, from, pattern.size());
-  }
-  const auto found = static_cast<std::int64_t>(pattern.size());
+  const char *letters = "hybrid_override_pattern",
+             *words = either(config, "layers_block_type", "layer_types");
+  const std::string pattern = pattern_of_letters(config, letters);
+  const std::string spelt_out = pattern_of_words(config, words);
+  check(pattern.empty() || spelt_out.empty() || pattern == spelt_out, kOperation,
+        "config.json: {} and {}: expected the same layers, found {} and {}", letters, words,
+        pattern, spelt_out);
+  const std::string& layers = pattern.empty() ? spelt_out : pattern;
+  const char* from = pattern.empty() ? words : letters;
+  const auto found = static_cast<std::int64_t>(layers.size());
   check(found >= 1 && found <= kMostLayers, kOperation,
-        "config.json: {}: expected 1 to {} layers, found {}", from, kMostLayers, found);
+        "config.json: hybrid_override_pattern or layers_block_type: expected 1 to {} layers, found "
+        "{}",
+        kMostLayers, found);
   const std::int64_t expected = size_or(config, "num_hidden_layers", found, kMostLayers);
   check(found == expected, kOperation,
         "config.json: {}: expected a layer for each of num_hidden_layers {}, found {}: {}", from,
-        expected, found, pattern);
-  return pattern;
+        expected, found, layers);
+  return layers;
 }
 
 // [least, most], the latter as a number, Infinity or Transformers' {"__float__": "Infinity"}.

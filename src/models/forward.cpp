@@ -1,5 +1,6 @@
 // The forward pass. Training and decoding share every line but the attention itself, which is
-// handed in: over whole documents, or over a cache of pages.
+// handed in: over whole documents, or over a cache of pages; likewise what Mamba's layers look back
+// with.
 #include "models/model.h"
 
 #include <ATen/ops/cat.h>
@@ -15,6 +16,7 @@
 
 #include "core/error.h"
 #include "models/experts.h"
+#include "ops/mamba.h"
 #include "ops/ops.h"
 #include "ops/paged_attention.h"
 #include "ops/recompute.h"
@@ -22,8 +24,15 @@
 namespace qad::models {
 namespace {
 
-// (layer, its attention, qkv [T, heads + 2 kv_heads, D] as it is attended to) -> [T, heads * D]
-using Attend = std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor&)>;
+// How the layers of a pass look back along their sequence, by their number.
+struct Along {
+  // qkv [T, heads + 2 kv_heads, D] as it is attended to -> [T, heads * D]
+  std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor& qkv)> attend;
+  // The mixer's convolution and scan (ops/mamba.h).
+  std::function<at::Tensor(std::size_t, const Mamba&, const at::Tensor& xbc)> convolve;
+  std::function<at::Tensor(std::size_t, const Mamba&, const at::Tensor& xbc, const at::Tensor& dt)>
+      scan;
+};
 
 // Positions are rows of `cos` and `sin`.
 struct Rotation {
@@ -34,7 +43,7 @@ struct Rotation {
 struct Pass {
   const Model& model;
   Rotation rotation;
-  Attend attend;
+  Along along;
   Observer observer;   // may be empty
   bool again = false;  // in the backward pass: statistics have counted it before
 };
@@ -134,9 +143,21 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   if (layer.attention) {
     const Attention& a = *layer.attention;
     const at::Tensor x = normed(a.qkv, *layer.mixer_norm);
-    const at::Tensor mixed = pass.attend(i, a.config, qkv_of(pass, a, x));
+    const at::Tensor mixed = pass.along.attend(i, a.config, qkv_of(pass, a, x));
     h.delta = apply(model, a.output, input_of(pass, a.output, mixed, [&](const ops::Quantizer* q) {
                       return q ? ops::fake_quantize(mixed, *q) : mixed;
+                    }));
+  }
+  if (layer.mamba) {
+    const Mamba& m = *layer.mamba;
+    const MambaConfig& c = m.config;
+    const at::Tensor projected = apply(model, m.in, normed(m.in, *layer.mixer_norm));
+    const auto parts = projected.split_with_sizes({c.inner(), c.conv_channels(), c.heads}, 1);
+    const at::Tensor xbc = pass.along.convolve(i, m, parts[1]);
+    const at::Tensor y = pass.along.scan(i, m, xbc, parts[2]);
+    h.delta = apply(model, m.out, input_of(pass, m.out, y, [&](const ops::Quantizer* q) {
+                      return ops::gated_rms_norm(y, parts[0], m.norm.value, c.groups,
+                                                 model.config.norm_eps, q);
                     }));
   }
   if (layer.mlp) {
@@ -160,7 +181,7 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
 // The same, keeping only `h` until the backward pass.
 Residual run_layer_twice(const Pass& pass, std::size_t i, const Residual& h) {
   const Layer& layer = pass.model.layers[i];
-  if (!layer.attention && !layer.mlp && !layer.experts) return h;
+  if (parameters(layer).empty()) return h;
   ops::Tensors values;
   for (const Parameter* p : parameters(layer)) values.push_back(p->value);
   const ops::Tensors out = ops::recomputed(
@@ -187,6 +208,16 @@ at::Tensor run(const Pass& pass, const at::Tensor& ids) {
     h = twice ? run_layer_twice(pass, i, h) : run_layer(pass, i, std::move(h));
   }
   return h.norm(model.final_norm.value, model.config.norm_eps);
+}
+
+ops::ScanParameters scan_parameters(const Mamba& m) {
+  return {m.dt_bias.value, m.a_log.value, m.d.value};
+}
+ops::ScanShape scan_shape(const MambaConfig& c) {
+  return {c.head_dim, c.groups, c.least_step, c.most_step};
+}
+at::Tensor conv_bias(const Mamba& m) {
+  return m.conv_bias ? m.conv_bias->value : at::Tensor();
 }
 
 double attention_scale(const AttentionConfig& c) {
@@ -242,11 +273,19 @@ namespace {
 // Over whole documents, whose tokens are `here`, on the model's device.
 Pass pass_over(const Model& model, const Tokens& here, const Observer& observer) {
   // By value: layers that run again do so when this function is left.
-  const auto attend = [here](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
+  Along along;
+  along.attend = [here](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
     return ops::attention(qkv, here.cu_seqlens, here.longest, c.heads, c.kv_heads,
                           attention_scale(c));
   };
-  return {model, rotation_of(model, here.longest, here.positions), attend, observer};
+  along.convolve = [here](std::size_t, const Mamba& m, const at::Tensor& xbc) {
+    return ops::causal_conv(xbc, m.conv.value, conv_bias(m), here.cu_seqlens);
+  };
+  along.scan = [here](std::size_t, const Mamba& m, const at::Tensor& xbc, const at::Tensor& dt) {
+    return ops::mamba_scan(xbc, dt, scan_parameters(m), here.cu_seqlens, here.longest,
+                           scan_shape(m.config));
+  };
+  return {model, rotation_of(model, here.longest, here.positions), along, observer};
 }
 
 }  // namespace
@@ -273,10 +312,11 @@ at::Tensor final_norm(const Model& model, const at::Tensor& stream) {
   return ops::rms_norm(stream, model.final_norm.value, model.config.norm_eps);
 }
 
-PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens) {
-  check(pages > 0 && page_tokens > 0, "paged cache", "expected pages of tokens, found {} of {}",
-        pages, page_tokens);
-  PagedCache cache{pages, page_tokens, {}, {}};
+PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens,
+                            std::int64_t slots) {
+  check(pages > 0 && page_tokens > 0 && slots > 0, "paged cache",
+        "expected pages of tokens and slots, found {} of {} and {}", pages, page_tokens, slots);
+  PagedCache cache{pages, page_tokens, slots, {}, {}, {}, {}};
   const auto options =
       at::TensorOptions().dtype(model.placement.type).device(model.placement.device);
   for (const Layer& layer : model.layers) {
@@ -289,8 +329,28 @@ PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t
     }
     cache.keys.push_back(std::move(keys));
     cache.values.push_back(std::move(values));
+    at::Tensor convolution, state;
+    if (layer.mamba) {
+      const MambaConfig& c = layer.mamba->config;
+      convolution = room({slots, c.kernel - 1, c.conv_channels()}, options);
+      state = room({slots, c.heads, c.head_dim, c.state}, options.dtype(at::kFloat));
+    }
+    cache.convolutions.push_back(std::move(convolution));
+    cache.states.push_back(std::move(state));
   }
   return cache;
+}
+
+double bytes_of_slot(const Model& model) {
+  double bytes = 0;
+  for (const Layer& layer : model.layers) {
+    if (!layer.mamba) continue;
+    const MambaConfig& c = layer.mamba->config;
+    bytes += static_cast<double>((c.kernel - 1) * c.conv_channels()) *
+                 static_cast<double>(c10::elementSize(model.placement.type)) +
+             static_cast<double>(c.inner() * c.state) * sizeof(float);
+  }
+  return bytes;
 }
 
 double bytes_of_page(const Model& model, std::int64_t page_tokens) {
@@ -311,25 +371,42 @@ at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const Pa
   const at::Device device = model.placement.device;
   const Tokens here = tokens.tokens.to(device);
   const at::Tensor lengths = tokens.lengths.to(device), pages = tokens.pages.to(device);
-  const auto attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
+  check(tokens.slots.defined() || bytes_of_slot(model) == 0, "paged forward",
+        "expected a slot for each sequence's state, found none");
+  const ops::StateSlots slots{lengths,
+                              tokens.slots.defined() ? tokens.slots.to(device) : at::Tensor()};
+  Along along;
+  along.attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
     const KvScales scales = model.layers[i].attention->kv_scales.value_or(KvScales());
     return ops::paged_attention(qkv, cache.keys[i], cache.values[i], here.cu_seqlens, lengths,
                                 pages, here.longest, tokens.longest, c.heads, c.kv_heads,
                                 attention_scale(c), scales.key, scales.value);
   };
-  return run({model, rotation_of(model, tokens.longest, here.positions), attend, {}}, here.ids);
+  along.convolve = [&](std::size_t i, const Mamba& m, const at::Tensor& xbc) {
+    return ops::causal_conv_cached(xbc, m.conv.value, conv_bias(m), here.cu_seqlens, slots,
+                                   cache.convolutions[i]);
+  };
+  along.scan = [&](std::size_t i, const Mamba& m, const at::Tensor& xbc, const at::Tensor& dt) {
+    return ops::mamba_scan_cached(xbc, dt, scan_parameters(m), here.cu_seqlens, slots,
+                                  cache.states[i], scan_shape(m.config));
+  };
+  return run({model, rotation_of(model, tokens.longest, here.positions), along, {}}, here.ids);
 }
 
 at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids,
                           KvCache& cache) {
-  PagedTokens t{tokens_of({ids}), {}, at::zeros({1, 1}, at::kInt), 0};
+  PagedTokens t{tokens_of({ids}), {}, at::zeros({1, 1}, at::kInt), 0, at::zeros({1}, at::kInt)};
   t.longest = cache.length + t.tokens.longest;
   t.tokens.positions.add_(cache.length);
   t.lengths = at::full({1}, t.longest, at::kInt);
   PagedCache& page = cache.page;
   if (page.page_tokens < t.longest) {  // doubles, so that appending costs amortised one copy
-    const PagedCache larger =
+    PagedCache larger =
         make_paged_cache(model, 1, std::max<std::int64_t>({t.longest, 2 * page.page_tokens, 64}));
+    if (page.pages > 0) {  // states do not grow
+      larger.convolutions = page.convolutions;
+      larger.states = page.states;
+    }
     for (std::size_t i = 0; i < page.keys.size(); ++i) {
       if (!page.keys[i].defined()) continue;
       larger.keys[i].narrow(1, 0, page.page_tokens).copy_(page.keys[i]);

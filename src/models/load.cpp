@@ -263,15 +263,12 @@ class Reader {
 
 Model open_model(const checkpoint::Checkpoint& c, const Placement& placement) {
   Model model = build(parse_config(c.config, c.generation_config));
+  check_kernels(model.config, placement.device);
   model.placement = placement;
   const auto wrong = structural_problems(model, c);
   check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),
         wrong.size() < 2 ? ""
                          : fmt::format(" (and {} more: qad verify lists them)", wrong.size() - 1));
-  for (std::size_t i = 0; i < model.layers.size(); ++i)
-    check(!model.layers[i].experts || placement.device.is_cpu(), kOperation,
-          "{}: layer {}: experts are computed on a CPU so far, found {}; use --device cpu",
-          c.path.string(), i, placement.device.str());
   check(!placement.packs_weights || placement.device.is_cpu(), kOperation,
         "packed weights: expected the CPU, found {}", placement.device.str());
   read_kv_scales(c, model);

@@ -55,8 +55,8 @@ struct LinearQuant {
 };
 
 struct Linear {
-  // Rows of the coverage table: "qkv", "o", "gate_up", "up", "down", "lm_head"; "expert up",
-  // "shared up", ...
+  // Rows of the coverage table: "qkv", "o", "mamba_in", "mamba_out", "gate_up", "up", "down",
+  // "lm_head"; "expert up", "shared up", ...
   std::string kind;
   int layer = -1;  // -1: outside the layers
   Parameter weight;
@@ -74,6 +74,15 @@ struct Attention {
   Linear qkv, output;
   std::optional<Parameter> q_norm, k_norm;
   std::optional<KvScales> kv_scales = {};  // where the checkpoint's cache is FP8; on a CPU
+};
+
+struct Mamba {
+  MambaConfig config;
+  Linear in, out;  // in: z, x, B, C and dt of a token
+  Parameter conv;  // [conv_channels, 1, kernel]
+  std::optional<Parameter> conv_bias;
+  Parameter dt_bias, a_log, d;  // [heads]
+  Parameter norm;
 };
 
 struct Mlp {
@@ -96,6 +105,7 @@ struct Layer {
   std::optional<Parameter> feed_forward_norm;
   std::optional<Mlp> mlp;
   std::optional<Experts> experts = {};
+  std::optional<Mamba> mamba;  // a mixer, as attention is
 };
 
 // Where a model computes, and in which type: FP32 on the CPU, on a GPU BF16, the checkpoints' own.
@@ -146,12 +156,19 @@ struct Model {
 // Keys and values of many sequences, in pages that a sequence takes as it grows (PagedAttention,
 // Kwon et al. 2023). Per layer [pages, page_tokens, kv_heads, head_dim], undefined where a layer
 // has no attention. Of the model's type, or bytes: E4M3 codes by the layer's KvScales.
+//
+// Of a layer with Mamba a sequence has a state, which does not grow and cannot be shared: it lies
+// in a slot. Per layer the inputs before the convolution's next token, [slots, kernel - 1,
+// conv_channels], and the scan's state, [slots, heads, head_dim, state] FP32.
 struct PagedCache {
-  std::int64_t pages = 0, page_tokens = 0;
+  std::int64_t pages = 0, page_tokens = 0, slots = 0;
   std::vector<at::Tensor> keys, values;
+  std::vector<at::Tensor> convolutions, states;
 };
-PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens);
+PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens,
+                            std::int64_t slots = 1);
 double bytes_of_page(const Model& model, std::int64_t page_tokens);
+double bytes_of_slot(const Model& model);  // 0: no layer has a state
 
 // Of one sequence: a page that grows.
 struct KvCache {
@@ -165,10 +182,14 @@ struct PagedTokens {
   at::Tensor lengths;  // int32 [S], with the new tokens
   at::Tensor pages;    // int32 [S, P]: the pages of each in order
   std::int64_t longest = 0;  // of the lengths
+  at::Tensor slots;          // int32 [S], no two alike: of models that have states
 };
 
 // Sees the unquantised input of each linear (calibration).
 using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
+
+// Throws Error that names the first layer without kernels for `device`.
+void check_kernels(const ModelConfig& config, const at::Device& device);
 
 // Throws Error for tokens that the model does not have. forward() asks it; whoever replays a
 // recorded one must.

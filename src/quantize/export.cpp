@@ -79,18 +79,6 @@ Json exported_config(const Json& source) {
 // The folder with everything but its tensors.
 checkpoint::OutFolder folder_of(const models::Model& model, const checkpoint::Checkpoint& source) {
   const auto linears = models::linears(model);
-  std::vector<std::string> excluded{"lm_head", linear_name(model.embedding.parts.front())};
-  for (const models::Layer& layer : model.layers)
-    if (layer.experts) excluded.push_back(linear_name(layer.experts->router.parts.front()));
-  for (const models::Linear* l : linears) {
-    for (const models::Part& part : l->weight.parts) {
-      const std::string name = linear_name(part);
-      if (l->quant)
-        std::erase(excluded, name);
-      else
-        excluded.push_back(name);
-    }
-  }
 
   checkpoint::OutFolder folder;
   folder.config = exported_config(source.config);
@@ -98,7 +86,7 @@ checkpoint::OutFolder folder_of(const models::Model& model, const checkpoint::Ch
   const bool any = std::any_of(linears.begin(), linears.end(),
                                [](const models::Linear* l) { return l->quant != nullptr; });
   if (any) {
-    auto configs = checkpoint::quant_configs(excluded, is_weight_only(linears));
+    auto configs = checkpoint::quant_configs(excluded_modules(model), is_weight_only(linears));
     folder.hf_quant_config = std::move(configs.hf_quant_config);
     folder.config["quantization_config"] = std::move(configs.quantization_config);
   }
@@ -117,6 +105,23 @@ at::ScalarType stored_type(const models::Parameter& p) {
 }
 
 }  // namespace
+
+std::vector<std::string> excluded_modules(const models::Model& model) {
+  std::vector<std::string> excluded{"lm_head", linear_name(model.embedding.parts.front())};
+  // Engines make linears of short convolutions and routers, too.
+  for (const models::Layer& layer : model.layers) {
+    if (layer.mamba) excluded.push_back(linear_name(layer.mamba->conv.parts.front()));
+    if (layer.experts) excluded.push_back(linear_name(layer.experts->router.parts.front()));
+  }
+  for (const models::Linear* l : models::linears(model))
+    for (const models::Part& part : l->weight.parts) {
+      if (l->quant)
+        std::erase(excluded, linear_name(part));
+      else
+        excluded.push_back(linear_name(part));
+    }
+  return excluded;
+}
 
 checkpoint::OutFolder export_folder(const models::Model& model,
                                     const std::vector<at::Tensor>& masters,

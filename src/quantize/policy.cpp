@@ -1,7 +1,7 @@
 // Rules over names, and the table that says what they did.
 #include "quantize/policy.h"
 
-#include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <fnmatch.h>
 
 #include <algorithm>
@@ -51,22 +51,37 @@ void add(std::vector<CoverageRow>& rows, const std::string& kind, std::int64_t t
   row->bytes_after += bytes_after;
 }
 
+// Of a nemotron_h, whose mixers and feed-forwards all go by one name.
+void keep_hybrid_attention(Policy& policy) {
+  policy.rules.push_back({"backbone.layers.*.mixer.[qkvo]_proj", false, "attention kept"});
+}
+void keep_layer(Policy& policy, int layer, const char* why) {
+  policy.rules.push_back({fmt::format("backbone.layers.{}.mixer.*", layer), false, why});
+}
+
 }  // namespace
+
+std::vector<std::string> presets() {
+  return {"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only", "nvfp4-nano-9b-v2", "nvfp4-nano-30b-a3b"};
+}
 
 Policy preset(const std::string& name) {
   Policy policy;
-  if (name == "nvfp4") return policy;
   if (name == "nvfp4-weight-only") {
     policy.activations = false;
-    return policy;
-  }
-  if (name == "nvfp4-mlp-only") {
+  } else if (name == "nvfp4-mlp-only") {
     policy.rules.push_back({"*.self_attn.*", false, "attention kept"});
-    return policy;
+  } else if (name == "nvfp4-nano-9b-v2") {
+    keep_hybrid_attention(policy);
+    for (const int layer : {0, 1, 54, 55}) keep_layer(policy, layer, "first and last two layers");
+  } else if (name == "nvfp4-nano-30b-a3b") {
+    keep_hybrid_attention(policy);
+    for (const int layer : {4, 11, 18, 25, 32, 41}) keep_layer(policy, layer, "before attention");
+  } else if (name != "nvfp4") {
+    fail("quantize", "preset: expected one of {}, found \"{}\"{}", fmt::join(presets(), ", "), name,
+         did_you_mean(name, presets()));
   }
-  const std::vector<std::string> known{"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only"};
-  fail("quantize", "preset: expected nvfp4, nvfp4-weight-only or nvfp4-mlp-only, found \"{}\"{}",
-       name, did_you_mean(name, known));
+  return policy;
 }
 
 Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers) {
@@ -153,6 +168,10 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
   const std::int64_t embedding = model.embedding.value.numel();
   plain("embedding", embedding, embedding * kBf16, "a table, not a product");
   for (const models::Layer& layer : model.layers) {
+    if (layer.mamba) {
+      const std::int64_t n = layer.mamba->conv.value.numel();
+      plain("convolution", n, n * kBf16, "of each channel alone");
+    }
     if (!layer.experts) continue;
     const std::int64_t n = layer.experts->router.value.numel();
     plain("router", n, n * kBf16, "chooses experts");

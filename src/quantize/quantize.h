@@ -64,6 +64,10 @@ struct LayerError {
 std::vector<LayerError> weight_errors(const models::Model& quantized,
                                       const std::vector<at::Tensor>& originals);
 
+// What the export's metadata names as not quantised, without ".weight": linears, embedding,
+// convolutions and routers.
+std::vector<std::string> excluded_modules(const models::Model& model);
+
 // The model as an HF folder in ModelOpt's unified layout (plain BF16 when nothing is quantised).
 // Codes come from `masters` (one a parameter, in the order of models::parameters()), since
 // quantising a value again need not give the same scale; dequantising what is written gives

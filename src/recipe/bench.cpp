@@ -89,7 +89,8 @@ double product_flops(const models::Placement& placement) {
 }
 
 // Teacher forward 2 N, student forward 2 N and backward 4 N; attention likewise four times its
-// forward, of a mean context of half a sequence.
+// forward, of a mean context of half a sequence. Mamba's scan, 2 % of its projections, is not
+// counted.
 double flops_per_token(const models::Model& model, std::int64_t seq_len) {
   double weights = static_cast<double>(model.head_weight().numel()), attention = 0;
   for (const models::Linear* l : models::linears(model))
@@ -144,6 +145,7 @@ BenchResult bench(const BenchOptions& options) {
   check(options.recompute_layers <= static_cast<std::int64_t>(shape.layers.size()), "bench",
         "--recompute-layers: the model has {} layers, found {}", shape.layers.size(),
         options.recompute_layers);
+  models::check_kernels(shape, placement.device);
   placement.recomputed_layers = options.recompute_layers;
   quantize::Policy policy = quantize::preset("nvfp4");
   if (!options.quantize) {

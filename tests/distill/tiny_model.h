@@ -26,6 +26,20 @@ inline models::ModelConfig tiny_config(bool tied = false, std::int64_t hidden = 
   return c;
 }
 
+// Mamba, squared ReLU, attention without positions, Mamba.
+inline models::ModelConfig tiny_hybrid() {
+  models::ModelConfig c = tiny_config();
+  c.architecture = "NemotronHForCausalLM";
+  c.model_type = "nemotron_h";
+  const models::MambaConfig mamba{.heads = 4, .head_dim = 8, .groups = 2, .state = 16};
+  c.layers.assign(4, {});
+  c.layers[0].mamba = c.layers[3].mamba = mamba;
+  c.layers[1].mlp = models::MlpConfig{.width = 48, .activation = models::Activation::relu2};
+  c.layers[2].attention =
+      models::AttentionConfig{.heads = 2, .kv_heads = 1, .head_dim = 16, .rotary = false};
+  return c;
+}
+
 // The second layer a mixture of four experts, two for a token.
 inline models::ModelConfig tiny_experts_config() {
   models::ModelConfig c = tiny_config();

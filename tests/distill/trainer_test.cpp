@@ -102,6 +102,22 @@ TEST(Trainer, TiedModelsTrain) {
   EXPECT_LT(r.result.validations.back().kl, r.result.validations.front().kl);
 }
 
+// Every parameter of Mamba is trained, in each precision of moments.
+TEST(Trainer, HybridsTrain) {
+  for (const StateType states : {StateType::fp32, StateType::bf16, StateType::int8}) {
+    Pair pair(tiny_hybrid());
+    TrainConfig config = tiny_train();
+    config.batch_sequences = 16;
+    config.learning_rate = 3e-4;
+    config.optimizer_states = states;
+    const Outcome r = run(pair, config);
+    EXPECT_LT(r.result.validations.back().kl, 0.97 * r.result.validations.front().kl);
+    const auto parameters = models::parameters(pair.student);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      EXPECT_FALSE(at::equal(r.masters[i], pair.masters[i])) << parameters[i]->parts[0].name;
+  }
+}
+
 // All of a mixture learns but the correction, which is as it was to the bit, also where masters are
 // split and layers run again.
 TEST(Trainer, ExpertsAndTheirRouterLearn) {
@@ -400,6 +416,15 @@ TEST(Trainer, RecomputedLayersChangeNothing) {
       }
     }
   }
+}
+
+TEST(Trainer, RecomputedMambaChangesNothing) {
+  const auto values = [](std::int64_t layers) {
+    Pair pair(tiny_hybrid());
+    pair.student.placement.recomputed_layers = layers;
+    return run(pair, tiny_train()).values;
+  };
+  expect_equal(values(4), values(0));
 }
 
 TEST(Trainer, CachedTeacherChangesNothing) {

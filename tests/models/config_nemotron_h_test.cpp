@@ -40,6 +40,13 @@ TEST(NemotronH, PatternsOfPublishedModels) {
   }
 }
 
+// Their published sizes: 8.89, 12.31 and 31.6 billion.
+TEST(NemotronH, CountsParameters) {
+  EXPECT_NEAR(parameter_count(parse(published::config(published::kNano9B))), 8.888e9, 1e6);
+  EXPECT_NEAR(parameter_count(parse(published::config(published::kNano12B))), 12.31e9, 5e6);
+  EXPECT_NEAR(parameter_count(parse(published::config(published::kNano30B))), 31.578e9, 1e6);
+}
+
 TEST(NemotronH, SizesOfItsLayers) {
   const ModelConfig c = parse(published::config(published::kNano30B));
   const MambaConfig& m = *c.layers[0].mamba;
@@ -104,8 +111,9 @@ TEST(NemotronH, WhatWouldChangeTheFunctionIsRefused) {
       {R"({"num_hidden_layers": 53})",
        "expected a layer for each of num_hidden_layers 53, found 52"},
       {R"({"hybrid_override_pattern": "M-x"})", "layer 2: expected M, *, - or E, found 'x'"},
-      {R"({"hybrid_override_pattern": null})", "found neither"},
-      {R"({"hybrid_override_pattern": ""})", "expected 1 to 10000 layers, found 0"},
+      {R"({"hybrid_override_pattern": null})",
+       "hybrid_override_pattern or layers_block_type: expected 1 to 10000 layers, found 0"},
+      {R"({"layers_block_type": ["mamba"]})", "expected the same layers, found MEMEM*EM"},
       {R"({"hybrid_override_pattern": 5})", "hybrid_override_pattern: expected a string"},
       {R"({"hybrid_override_pattern": null, "layers_block_type": ["mamba", "rnn"]})",
        "layer 1: expected mamba, attention, mlp or moe, found \"rnn\""},

@@ -129,7 +129,9 @@ TEST_P(Golden, RecomputedLayersGiveTheSameGradients) {
   same([](Model& m) {
     m.layers[0].mlp.reset(), m.layers[0].experts.reset(), m.layers[0].feed_forward_norm.reset();
   });
-  same([](Model& m) { m.layers[0].attention.reset(), m.layers[0].mixer_norm.reset(); });
+  same([](Model& m) {
+    m.layers[0].attention.reset(), m.layers[0].mamba.reset(), m.layers[0].mixer_norm.reset();
+  });
   same([](Model& m) { m.layers[1] = {}; });
 }
 
@@ -154,7 +156,8 @@ TEST_P(Golden, HasNoProblems) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
-                                           "mistral", "nemotron_h_experts"),
+                                           "mistral", "nemotron_h", "nemotron_h_experts",
+                                           "nemotron_h_all"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Each edit of a good checkpoint gives one error that names the tensor.
@@ -255,7 +258,7 @@ TEST(Problems, ReportWhateverStopsThem) {
 
 // The golden files hold each parameter once.
 TEST(Build, CountsParameters) {
-  for (const char* name : {"llama", "llama_bias_tied", "qwen2", "qwen3_yarn"}) {
+  for (const char* name : {"llama", "llama_bias_tied", "qwen2", "qwen3_yarn", "nemotron_h"}) {
     const auto c = checkpoint::open(kGolden / name);
     std::int64_t count = 0;
     for (const auto& [tensor, t] : c.tensors) count += t.elements();

@@ -131,7 +131,8 @@ TEST_P(RoundTrip, LoadsToTheSameValuesAndLogits) {
   const models::Model packed = models::load(written, {.packs_weights = true});
   EXPECT_TRUE(at::equal(run(model), run(packed)));
   for (const models::Linear* l : models::linears(packed)) {
-    const std::int64_t values = l->weight.value.numel();
+    // Rows lie sixteen side by side.
+    const std::int64_t values = (l->weight.value.size(0) + 15) / 16 * 16 * l->weight.value.size(1);
     ASSERT_TRUE(l->weight.value.is_meta());
     EXPECT_EQ(l->weight.packed->nbytes() * 8, l->quant ? values * 9 / 2 : values * 16)
         << l->weight.parts[0].name;
@@ -154,6 +155,7 @@ const Case kCases[] = {
     {"Mse", "llama", with("nvfp4", [](Policy& p) { p.weights = nvfp4::BlockScale::mse; })},
     {"FourOverSix", "llama",
      with("nvfp4", [](Policy& p) { p.weights = nvfp4::BlockScale::four_over_six; })},
+    {"Hybrid", "nemotron_h_all", preset("nvfp4")},
     {"KeepFirst", "mistral", with("nvfp4", [](Policy& p) { p.keep_first = 1; })},
     {"Experts", "nemotron_h_experts", preset("nvfp4")},
     {"ExpertsWeightOnly", "nemotron_h_experts", preset("nvfp4-weight-only")},
@@ -360,6 +362,20 @@ TEST(Export, UnquantisedModelIsPlainBf16) {
   EXPECT_EQ(folder.config["dtype"], "bfloat16");
   for (const auto& t : folder.tensors) EXPECT_EQ(t.dtype, checkpoint::DType::bf16);
   EXPECT_EQ(folder.tensors.size(), c.tensors.size());
+}
+
+TEST(Export, AHybridIsWrittenBackUnderItsNames) {
+  const auto c = source("nemotron_h");
+  models::Model model = models::load(c);
+  const auto folder = export_folder(model, masters_of(model), c);
+  EXPECT_EQ(folder.config, c.config);
+  EXPECT_EQ(folder.tensors.size(), c.tensors.size());
+  const auto bytes = bytes_of(folder);
+  for (const auto& t : folder.tensors) {
+    ASSERT_TRUE(c.has(t.name)) << t.name;
+    EXPECT_EQ(t.shape, c.at(t.name).shape) << t.name;
+    EXPECT_TRUE(std::ranges::equal(bytes.at(t.name), c.at(t.name).raw)) << t.name;
+  }
 }
 
 TEST(Quantize, RefusesWhatItCannotDo) {
