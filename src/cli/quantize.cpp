@@ -49,8 +49,10 @@ recipe::Recipe recipe_of(const Options& o) {
 }  // namespace
 
 void add_quantize(CLI::App& app) {
-  Command command(app, "quantize",
-                  "post-training quantisation: an NVFP4 checkpoint without training");
+  Command command(
+      app, "quantize",
+      "post-training quantisation: an NVFP4 checkpoint without training, layer by layer; "
+      "the model may be larger than memory");
   auto o = std::make_shared<Options>();
   command.required("model", o->model, "BF16 checkpoint: an HF folder, a .gguf or a llama2.c .bin");
   command.required("-o,--output", o->output, "folder to write");
