@@ -14,8 +14,8 @@
 namespace qad::ops {
 namespace {
 
-// Rows of M that are computed and then masked grow with it, products with states shrink: 64 is
-// within 10 % of the best for states of 64 to 128 and heads of 64 to 80.
+// What is computed of M and then masked grows with it, products with states shrink: 32, 64 and 128
+// took the same time, to what a busy host lets see (heads of 64, states of 128).
 constexpr std::int64_t kChunk = 64;
 
 std::int64_t round_up(std::int64_t n) {
@@ -133,6 +133,93 @@ void pair_products(const ScanHeads& in, const Chunk& chunk, float* to) {
          in.state);
 }
 
+// What the way back through a chunk works with. G is the gradient of the state that leaves it.
+struct Back {
+  float *pairs, *dpairs;         // C B^T and its gradient, summed over heads
+  float *m, *products, *decays;  // of a head, [kChunk, kChunk]
+  float *from_state, *to_state;  // S0 C_l and G B_s, [kChunk, heads dim]
+  float* du;                     // gradient of dt x; then dt x exp(c_end - c)
+  float* dy_since;               // dy_l exp(c_l)
+  float* leaving;                // G, [heads dim, state]
+};
+
+// From dy x^T in `products`: M without its dt in `m`, C B^T's gradient added up, and that of c.
+void back_through_pairs(const Decay& decay, std::int64_t tokens, const Back& back, double* dsums) {
+  for (std::int64_t l = 0; l < tokens; ++l) {
+    float *row = back.m + l * kChunk, *factor = back.decays + l * kChunk;
+    const float *pair = back.pairs + l * kChunk, *product = back.products + l * kChunk;
+    float* dpair = back.dpairs + l * kChunk;
+    decay_row(decay, l, tokens, factor);
+    for (std::int64_t s = 0; s < tokens; ++s) {
+      const float e = product[s] * decay.steps[s] * factor[s];
+      row[s] = pair[s] * factor[s];
+      dpair[s] += e;
+      factor[s] = e * pair[s];
+    }
+    double total = 0;
+    for (std::int64_t s = 0; s < l; ++s) {  // of s = l nothing is left: c_l - c_l
+      const auto z = static_cast<double>(factor[s]);
+      total += z;
+      dsums[s] -= z;
+    }
+    dsums[l] += total;
+  }
+}
+
+// A head's gradients but for its part in those of B and C, for which it leaves du and dy_since.
+// s0: the state that enters, or null; last: nothing leaves. Adds to out's da and dd.
+void back_through_head(const ScanHeads& in, const Chunk& chunk, std::int64_t head, const float* s0,
+                       bool last, const float* grad, std::int64_t grad_stride,
+                       const ScanGradients& out, const Decay& decay, const Back& back) {
+  const std::int64_t q = chunk.tokens, dim = in.dim, wide = in.heads * dim;
+  const float *x = chunk.x + head * dim, *dy = grad + chunk.first * grad_stride + head * dim;
+  float* du = back.du + head * dim;
+  // Of c. What two tokens have of each other's decay must cancel where neither is before the step
+  // in question, hence double: a step's own gradient may be smaller by e^100.
+  double dsums[kChunk] = {};
+  matmul({dy, grad_stride}, {x, in.stride, true}, back.products, kChunk, q, q, dim);
+  back_through_pairs(decay, q, back, dsums);
+  matmul({back.m, kChunk, true}, {dy, grad_stride}, du, wide, q, dim, q);
+  const std::int64_t state = head * dim * in.state;
+  double dend = 0;
+  if (s0 && !last)
+    dend = static_cast<double>(decay.whole) *
+           static_cast<double>(dot(back.leaving + state, s0 + state, dim * in.state));
+  for (std::int64_t l = 0; l < q; ++l) {
+    if (!last) {
+      const float* gb = back.to_state + l * wide + head * dim;
+      const double v =
+          static_cast<double>(decay.to_end[l] * decay.steps[l] * dot(x + l * in.stride, gb, dim));
+      dsums[l] -= v;
+      dend += v;
+      add_row(gb, decay.to_end[l], dim, du + l * wide);
+    }
+    if (s0)
+      dsums[l] += static_cast<double>(
+          decay.since[l] * dot(dy + l * grad_stride, back.from_state + l * wide + head * dim, dim));
+  }
+  dsums[q - 1] += dend;
+  double da = 0, tail = 0;  // tail, of dt A: what all later c have of it
+  float dd = 0;
+  for (std::int64_t l = q - 1; l >= 0; --l) {
+    const float *xl = x + l * in.stride, *dyl = dy + l * grad_stride;
+    float* dul = du + l * wide;
+    tail += dsums[l];
+    out.dstep[(chunk.first + l) * in.step_stride + head] =
+        dot(dul, xl, dim) + in.a[head] * static_cast<float>(tail);
+    da += static_cast<double>(decay.steps[l]) * tail;
+    dd += dot(dyl, xl, dim);
+    float* dx = out.dx + (chunk.first + l) * out.stride + head * dim;
+    scale_row(dul, decay.steps[l], dim, dx);
+    add_row(dyl, in.d[head], dim, dx);
+    // Done with du: what the states' gradients need takes its place.
+    scale_row(xl, decay.to_end[l] * decay.steps[l], dim, dul);
+    scale_row(dyl, decay.since[l], dim, back.dy_since + l * wide + head * dim);
+  }
+  out.da[head] += static_cast<float>(da);
+  out.dd[head] += dd;
+}
+
 }  // namespace
 
 std::int64_t scan_scratch(const ScanHeads& s) {
@@ -188,124 +275,57 @@ std::int64_t scan_backward_scratch(const ScanHeads& s) {
 // factors; a token's dt A has all that later c have.
 void scan_backward(const ScanHeads& in, const float* grad, std::int64_t grad_stride,
                    const ScanGradients& out, float* scratch) {
-  const std::int64_t wide = in.heads * in.dim, chunks = chunks_of(in), dim = in.dim;
+  const std::int64_t wide = in.heads * in.dim, chunks = chunks_of(in), square = kChunk * kChunk;
   Scratch room{scratch};
-  float* pairs = room.take(kChunk * kChunk);
-  float* dpairs = room.take(kChunk * kChunk);
-  float* m = room.take(kChunk * kChunk);
-  float* products = room.take(kChunk * kChunk);
-  float* decays = room.take(kChunk * kChunk);
-  float* from_state = room.take(kChunk * wide);  // S0 C_l
-  float* to_state = room.take(kChunk * wide);    // G B_s
-  float* du = room.take(kChunk * wide);          // gradient of dt x; then dt x exp(c_end - c)
-  float* dy_since = room.take(kChunk * wide);    // dy_l exp(c_l)
-  float* leaving = room.take(wide * in.state);   // G
+  const Back back{.pairs = room.take(square),
+                  .dpairs = room.take(square),
+                  .m = room.take(square),
+                  .products = room.take(square),
+                  .decays = room.take(square),
+                  .from_state = room.take(kChunk * wide),
+                  .to_state = room.take(kChunk * wide),
+                  .du = room.take(kChunk * wide),
+                  .dy_since = room.take(kChunk * wide),
+                  .leaving = room.take(wide * in.state)};
   // States that enter the chunks but the first.
   std::vector<float*> entering(static_cast<std::size_t>(chunks), nullptr);
   for (std::int64_t i = 0; i + 1 < chunks; ++i) {
     float* next = room.take(wide * in.state);
-    next_state(in, chunk_of(in, i), entering[i], next, du);
+    next_state(in, chunk_of(in, i), entering[i], next, back.du);
     entering[i + 1] = next;
   }
   std::fill_n(out.da, in.heads, 0.0f);
   std::fill_n(out.dd, in.heads, 0.0f);
-  std::vector<float> wholes(static_cast<std::size_t>(in.heads));
+  std::vector<float> wholes(static_cast<std::size_t>(in.heads));  // decays of the chunk's states
   Decay decay;
   for (std::int64_t i = chunks - 1; i >= 0; --i) {
     const Chunk chunk = chunk_of(in, i);
-    const std::int64_t q = chunk.tokens;
+    const std::int64_t q = chunk.tokens, n = in.state;
     const bool last = i + 1 == chunks;
-    const float *s0 = entering[i], *dy = grad + chunk.first * grad_stride;
-    float* dx = out.dx + chunk.first * out.stride;
-    float *db = out.db + chunk.first * out.stride, *dc = out.dc + chunk.first * out.stride;
-    float* dstep = out.dstep + chunk.first * in.step_stride;
-    pair_products(in, chunk, pairs);
-    std::fill_n(dpairs, kChunk * kChunk, 0.0f);
-    if (s0) matmul({chunk.c, in.stride}, {s0, in.state, true}, from_state, wide, q, wide, in.state);
-    if (!last)
-      matmul({chunk.b, in.stride}, {leaving, in.state, true}, to_state, wide, q, wide, in.state);
+    const float* s0 = entering[i];
+    const Matrix b{chunk.b, in.stride}, c{chunk.c, in.stride};
+    pair_products(in, chunk, back.pairs);
+    std::fill_n(back.dpairs, square, 0.0f);
+    if (s0) matmul(c, {s0, n, true}, back.from_state, wide, q, wide, n);
+    if (!last) matmul(b, {back.leaving, n, true}, back.to_state, wide, q, wide, n);
     for (std::int64_t h = 0; h < in.heads; ++h) {
       decay_of(in, chunk, h, decay);
-      const float *x = chunk.x + h * dim, *dyh = dy + h * dim;
-      float* duh = du + h * dim;
-      // Of c. What two tokens have of each other's decay must cancel where neither is before the
-      // step in question, hence double: a step's own gradient may be smaller by e^100.
-      double dsums[kChunk] = {};
-      // dM, then both ways to it: through C B^T and through the decays.
-      matmul({dyh, grad_stride}, {x, in.stride, true}, products, kChunk, q, q, dim);
-      for (std::int64_t l = 0; l < q; ++l) {
-        float *row = m + l * kChunk, *factor = decays + l * kChunk;
-        const float *pair = pairs + l * kChunk, *product = products + l * kChunk;
-        float* dpair = dpairs + l * kChunk;
-        decay_row(decay, l, q, factor);
-        double total = 0;
-        for (std::int64_t s = 0; s < q; ++s) {
-          const float e = product[s] * decay.steps[s] * factor[s];
-          row[s] = pair[s] * factor[s];
-          dpair[s] += e;
-          factor[s] = e * pair[s];
-        }
-        for (std::int64_t s = 0; s < l; ++s) {  // of s = l nothing is left: c_l - c_l
-          const auto z = static_cast<double>(factor[s]);
-          total += z;
-          dsums[s] -= z;
-        }
-        dsums[l] += total;
-      }
-      matmul({m, kChunk, true}, {dyh, grad_stride}, duh, wide, q, dim, q);
-      double dend = 0;
-      double da = 0;
-      float dd = 0;
-      if (s0 && !last)
-        dend = static_cast<double>(decay.whole) *
-               static_cast<double>(
-                   dot(leaving + h * dim * in.state, s0 + h * dim * in.state, dim * in.state));
-      for (std::int64_t l = 0; l < q; ++l) {
-        const float* xl = x + l * in.stride;
-        if (!last) {
-          const float* gb = to_state + l * wide + h * dim;
-          const double v = static_cast<double>(decay.to_end[l] * decay.steps[l] * dot(xl, gb, dim));
-          dsums[l] -= v;
-          dend += v;
-          add_row(gb, decay.to_end[l], dim, duh + l * wide);
-        }
-        if (s0)
-          dsums[l] += static_cast<double>(
-              decay.since[l] * dot(dyh + l * grad_stride, from_state + l * wide + h * dim, dim));
-      }
-      dsums[q - 1] += dend;
-      double tail = 0;  // of dt A: what all later c have of it
-      for (std::int64_t l = q - 1; l >= 0; --l) {
-        const float *xl = x + l * in.stride, *dyl = dyh + l * grad_stride;
-        float* dul = duh + l * wide;
-        tail += dsums[l];
-        const float da_l = static_cast<float>(tail);
-        dstep[l * in.step_stride + h] = dot(dul, xl, dim) + in.a[h] * da_l;
-        da += static_cast<double>(decay.steps[l]) * tail;
-        dd += dot(dyl, xl, dim);
-        float* dxl = dx + l * out.stride + h * dim;
-        scale_row(dul, decay.steps[l], dim, dxl);
-        add_row(dyl, in.d[h], dim, dxl);
-        // Done with du: what the states' gradients need takes its place.
-        scale_row(xl, decay.to_end[l] * decay.steps[l], dim, dul);
-        scale_row(dyl, decay.since[l], dim, dy_since + l * wide + h * dim);
-      }
-      out.da[h] += static_cast<float>(da);
-      out.dd[h] += dd;
+      back_through_head(in, chunk, h, s0, last, grad, grad_stride, out, decay, back);
       wholes[static_cast<std::size_t>(h)] = decay.whole;
     }
-    matmul({dpairs, kChunk, true}, {chunk.c, in.stride}, db, out.stride, q, in.state, q);
-    matmul({dpairs, kChunk}, {chunk.b, in.stride}, dc, out.stride, q, in.state, q);
-    if (!last)
-      matmul({du, wide}, {leaving, in.state}, db, out.stride, q, in.state, wide, {db, out.stride});
+    const std::int64_t stride = out.stride;
+    float *db = out.db + chunk.first * stride, *dc = out.dc + chunk.first * stride;
+    matmul({back.dpairs, kChunk, true}, c, db, stride, q, n, q);
+    matmul({back.dpairs, kChunk}, b, dc, stride, q, n, q);
+    if (!last) matmul({back.du, wide}, {back.leaving, n}, db, stride, q, n, wide, {db, stride});
     if (!s0) continue;
-    matmul({dy_since, wide}, {s0, in.state}, dc, out.stride, q, in.state, wide, {dc, out.stride});
+    matmul({back.dy_since, wide}, {s0, n}, dc, stride, q, n, wide, {dc, stride});
     for (std::int64_t h = 0; h < in.heads && !last; ++h) {
-      float* of_head = leaving + h * dim * in.state;
-      scale_row(of_head, wholes[static_cast<std::size_t>(h)], dim * in.state, of_head);
+      float* of_head = back.leaving + h * in.dim * n;
+      scale_row(of_head, wholes[static_cast<std::size_t>(h)], in.dim * n, of_head);
     }
-    matmul({dy_since, wide, true}, {chunk.c, in.stride}, leaving, in.state, wide, in.state, q,
-           last ? Addend{} : Addend{leaving, in.state});
+    matmul({back.dy_since, wide, true}, c, back.leaving, n, wide, n, q,
+           last ? Addend{} : Addend{back.leaving, n});
   }
 }
 
