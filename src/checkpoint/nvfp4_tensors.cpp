@@ -101,15 +101,31 @@ std::optional<Nvfp4Weight> find_nvfp4(const Checkpoint& c, const std::string& na
   return w;
 }
 
+namespace {
+
+void check_scale(const std::string& name, float scale) {
+  check(std::isfinite(scale) && scale > 0, "write_nvfp4",
+        "{}: expected finite positive scales, found {}", name, scale);
+}
+
+}  // namespace
+
 void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
                   std::int64_t cols, float global_scale, std::optional<float> input_scale,
+                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
+  check_scale(name, global_scale);
+  append_nvfp4(
+      out, name, rows, cols, [global_scale] { return global_scale; }, input_scale, std::move(fill));
+}
+
+void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
+                  std::int64_t cols, const std::function<float()>& global_scale,
+                  std::optional<float> input_scale,
                   std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
   check(cols % kGroup == 0, "write_nvfp4",
         "{}: expected columns in blocks of 16, found [{}, {}]; leave it unquantised", name, rows,
         cols);
-  for (const float scale : {global_scale, input_scale.value_or(1.0f)})
-    check(std::isfinite(scale) && scale > 0, "write_nvfp4",
-          "{}: expected finite positive scales, found {}", name, scale);
+  if (input_scale) check_scale(name, *input_scale);
 
   // One call makes codes and scales, which are written one after the other: the first to be asked
   // for makes both.
@@ -129,8 +145,10 @@ void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int
       std::copy(wanted.begin(), wanted.end(), reinterpret_cast<std::uint8_t*>(bytes));
     };
   };
-  const auto scalar = [](float value) {
-    return [value](std::byte* bytes) {
+  const auto scalar = [name](const std::function<float()>& of) {
+    return [name, of](std::byte* bytes) {
+      const float value = of();
+      check_scale(name, value);
       std::copy_n(reinterpret_cast<const std::byte*>(&value), sizeof(value), bytes);
     };
   };
@@ -138,7 +156,9 @@ void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int
   out.push_back(
       {name + ".weight_scale", DType::f8_e4m3, {rows, cols / kGroup}, give(&Parts::scales)});
   out.push_back({name + ".weight_scale_2", DType::f32, {}, scalar(global_scale)});
-  if (input_scale) out.push_back({name + ".input_scale", DType::f32, {}, scalar(*input_scale)});
+  if (input_scale)
+    out.push_back(
+        {name + ".input_scale", DType::f32, {}, scalar([value = *input_scale] { return value; })});
 }
 
 QuantConfigs quant_configs(const std::vector<std::string>& excluded, bool weight_only) {

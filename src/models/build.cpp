@@ -246,6 +246,14 @@ std::vector<const Parameter*> parameters(const Model& model) {
   return out;
 }
 
+std::vector<Parameter*> parameters(Layer& layer) {
+  std::vector<Parameter*> out;
+  const auto parameter = [&](Parameter& p) { out.push_back(&p); };
+  const auto linear = [](Linear&) {};
+  walk_layer(layer, parameter, linear);
+  return out;
+}
+
 std::vector<const Parameter*> parameters(const Layer& layer) {
   std::vector<const Parameter*> out;
   const auto parameter = [&](const Parameter& p) { out.push_back(&p); };

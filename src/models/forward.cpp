@@ -191,11 +191,14 @@ Residual run_layer_twice(const Pass& pass, std::size_t i, const Residual& h) {
   return {out[0], out[1]};
 }
 
+at::Tensor embedded(const Model& model, const at::Tensor& ids) {
+  const Parameter& table = model.embedding;
+  return table.packed ? ops::embedding(*table.packed, ids) : ops::embedding(table.value, ids);
+}
+
 at::Tensor run(const Pass& pass, const at::Tensor& ids) {
   const Model& model = pass.model;
-  const Parameter& table = model.embedding;
-  Residual h{table.packed ? ops::embedding(*table.packed, ids) : ops::embedding(table.value, ids),
-             {}};
+  Residual h{embedded(model, ids), {}};
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     const bool twice = !pass.observer && at::GradMode::is_enabled() &&
                        static_cast<std::int64_t>(i) < model.placement.recomputed_layers;
@@ -248,9 +251,10 @@ void reserve_positions(const Model& model, std::int64_t length) {
   rotation_of(model, length, {});
 }
 
-at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
-  check_tokens(model, tokens);
-  const Tokens here = tokens.to(model.placement.device);
+namespace {
+
+// Over whole documents, whose tokens are `here`, on the model's device.
+Pass pass_over(const Model& model, const Tokens& here, const Observer& observer) {
   // By value: layers that run again do so when this function is left.
   Along along;
   along.attend = [here](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
@@ -264,7 +268,31 @@ at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& obs
     return ops::mamba_scan(xbc, dt, scan_parameters(m), here.cu_seqlens, here.longest,
                            scan_shape(m.config));
   };
-  return run({model, rotation_of(model, here.longest, here.positions), along, observer}, here.ids);
+  return {model, rotation_of(model, here.longest, here.positions), along, observer};
+}
+
+}  // namespace
+
+at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
+  check_tokens(model, tokens);
+  const Tokens here = tokens.to(model.placement.device);
+  return run(pass_over(model, here, observer), here.ids);
+}
+
+at::Tensor embed(const Model& model, const Tokens& tokens) {
+  check_tokens(model, tokens);
+  return embedded(model, tokens.ids.to(model.placement.device));
+}
+
+at::Tensor forward_layer(const Model& model, std::size_t layer, const Tokens& tokens,
+                         const at::Tensor& stream, const Observer& observer) {
+  const Tokens here = tokens.to(model.placement.device);
+  const Residual left = run_layer(pass_over(model, here, observer), layer, {stream, {}});
+  return left.delta.defined() ? left.sum.add(left.delta) : left.sum;
+}
+
+at::Tensor final_norm(const Model& model, const at::Tensor& stream) {
+  return ops::rms_norm(stream, model.final_norm.value, model.config.norm_eps);
 }
 
 at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache) {

@@ -201,6 +201,13 @@ void reserve_positions(const Model& model, std::int64_t length);
 // then outlive the backward pass, which runs recomputed layers again (not those of a forward pass
 // with an observer). `observer` may be empty. `tokens` may be on another device than the model.
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});
+// The same in steps, layer by layer: the residual stream [T, H] as it enters the first layer,
+// leaves one, and goes to the head. To the same bits; of the parameters only those of the step have
+// values.
+at::Tensor embed(const Model& model, const Tokens& tokens);
+at::Tensor forward_layer(const Model& model, std::size_t layer, const Tokens& tokens,
+                         const at::Tensor& stream, const Observer& observer = {});
+at::Tensor final_norm(const Model& model, const at::Tensor& stream);
 // The same of the new tokens alone, whose keys and values go into their pages. Without gradients.
 at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache);
 // The same of one sequence, tokens appended to `cache`.
@@ -213,6 +220,7 @@ at::Tensor head_input(const Model& model, const at::Tensor& hidden);
 // Every parameter in checkpoint order; every linear in checkpoint order.
 std::vector<Parameter*> parameters(Model& model);
 std::vector<const Parameter*> parameters(const Model& model);
+std::vector<Parameter*> parameters(Layer& layer);
 std::vector<const Parameter*> parameters(const Layer& layer);
 std::vector<Linear*> linears(Model& model);
 std::vector<const Linear*> linears(const Model& model);
@@ -227,5 +235,12 @@ std::int64_t parameter_count(const ModelConfig& config);
 // missing, extra or misshapen tensors and non-finite values, naming each. A tied model's own
 // lm_head.weight must equal the embedding. With packed weights matrices have no value.
 Model load(const checkpoint::Checkpoint& c, const Placement& placement = {});
+
+// load() in steps, for models that are larger than memory. First the names and shapes, which are
+// checked against the checkpoint, without values; then those of some parameters at a time.
+Model open_model(const checkpoint::Checkpoint& c, const Placement& placement);
+void read_values(const checkpoint::Checkpoint& c, Model& model,
+                 const std::vector<Parameter*>& which);
+void drop_values(const std::vector<Parameter*>& which);
 
 }  // namespace qad::models

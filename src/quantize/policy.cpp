@@ -176,12 +176,17 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
     const std::int64_t n = layer.experts->router.value.numel();
     plain("router", n, n * kBf16, "chooses experts");
     const std::int64_t corrections = layer.experts->correction.value.numel();
-    plain("router correction", corrections, corrections * kFloat, "F32, chooses experts");
+    plain("router correction", corrections, corrections * kFloat, "chooses experts");
   }
   const std::int64_t rest = all - matrices;
   add(rows, "norms and biases", tensors - matrix_tensors, rest, rest * kBf16, rest * kBf16,
       {false, "vectors"});
   return rows;
+}
+
+std::string_view format_of(const CoverageRow& row) {
+  if (row.quantized) return "NVFP4";
+  return row.bytes_after == row.parameters * kFloat ? "F32" : "BF16";
 }
 
 std::string coverage_table(const std::vector<CoverageRow>& rows) {
@@ -191,8 +196,9 @@ std::string coverage_table(const std::vector<CoverageRow>& rows) {
   CoverageRow sum{"total", 0, 0, 0, 0, false, ""};
   std::int64_t quantized = 0;
   for (const CoverageRow& r : rows) {
-    text += fmt::format(kLine, r.kind, r.tensors, r.parameters, r.bytes_before, r.bytes_after,
-                        r.quantized ? "NVFP4" : "BF16: " + r.why);
+    text += fmt::format(
+        kLine, r.kind, r.tensors, r.parameters, r.bytes_before, r.bytes_after,
+        r.quantized ? std::string(format_of(r)) : fmt::format("{}: {}", format_of(r), r.why));
     sum.tensors += r.tensors;
     sum.parameters += r.parameters;
     sum.bytes_before += r.bytes_before;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "models/model.h"
@@ -52,6 +53,7 @@ struct CoverageRow {
 };
 // `model` may be models::build()'s. Bytes are those of the files' tensors, before in BF16.
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy);
+std::string_view format_of(const CoverageRow& row);  // NVFP4, BF16 or F32
 std::string coverage_table(const std::vector<CoverageRow>& rows);
 
 }  // namespace qad::quantize

@@ -19,6 +19,13 @@ namespace qad::quantize {
 std::vector<float> calibrate(const models::Model& model, const std::vector<models::Tokens>& batches,
                              const std::function<void(std::size_t done)>& progress = {});
 
+// The same of a model on disk, of which one layer at a time is in memory: `model` is
+// models::open_model's. The batches' residual streams, 4 hidden bytes a token on a CPU, go from
+// layer to layer. `progress`: of the layers.
+std::vector<float> calibrate(const checkpoint::Checkpoint& source, models::Model& model,
+                             const std::vector<models::Tokens>& batches,
+                             const std::function<void(std::size_t done)>& progress = {});
+
 // Experts to which calibration sent nothing, or only zeros: which, of how many.
 struct UnreachedExperts {
   int layer;
@@ -33,6 +40,10 @@ std::vector<UnreachedExperts> lend_maxima(const models::Model& model,
 // "3 of 128 experts in layer 4 (0, 17, 90)", joined by "; ".
 std::string to_text(const std::vector<UnreachedExperts>& unreached);
 
+// Sets LinearQuant by policy as quantize() does, but for weight_global, which is left 0: nothing is
+// known of the weights.
+void choose_quantised(models::Model& model, const Policy& policy,
+                      const std::vector<float>& input_amax);
 // Sets LinearQuant by policy (weight-only: input_amax may be empty), and replaces every value by
 // what is shipped: fake-quantised where quantised, rounded to BF16 elsewhere. `value`s must hold
 // the unquantised weights.
@@ -64,5 +75,11 @@ std::vector<std::string> excluded_modules(const models::Model& model);
 checkpoint::OutFolder export_folder(const models::Model& model,
                                     const std::vector<at::Tensor>& masters,
                                     const checkpoint::Checkpoint& source);
+
+// The same of weights that are still in `source`, which must outlive the folder's writing: each
+// matrix is read, given its global scale by `rule`, rounded and let go of when its turn comes.
+// `model` has no values (models::open_model) and was given to choose_quantised.
+checkpoint::OutFolder export_from(const checkpoint::Checkpoint& source, const models::Model& model,
+                                  nvfp4::GlobalScale rule);
 
 }  // namespace qad::quantize

@@ -97,7 +97,7 @@ report::Run report_of(const Outcome& o) {
   for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
   for (const auto& row : o.coverage)
     run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,
-                            row.bytes_after, row.quantized ? "NVFP4" : "BF16", row.why});
+                            row.bytes_after, std::string(quantize::format_of(row)), row.why});
   for (const Candidate& c : o.candidates)
     run.candidates.push_back({c.step, c.validation_loss, c.kl, c.chosen});
   const Json recipe = to_json(o.recipe);

@@ -40,16 +40,31 @@ models::Model load_values(const checkpoint::Checkpoint& source,
   return model;
 }
 
-LoadedModel load_model(const fs::path& path, const models::Placement& placement) {
-  checkpoint::Checkpoint source = checkpoint::open(path);
-  models::Model model = load_values(source, placement);
-  for (const MappedFile& file : source.files) file.release_pages();  // the model has its own copy
+namespace {
+
+// With the tokenizer that belongs to it.
+LoadedModel with_tokenizer(checkpoint::Checkpoint source, models::Model model) {
   text::Tokenizer tokenizer = text::tokenizer_of(source);
   check(tokenizer.vocab_size() <= model.config.vocabulary, "load_model",
         "{}: the tokenizer has {} ids, the model's vocabulary {}; is the tokenizer from this "
         "checkpoint?",
-        path.string(), tokenizer.vocab_size(), model.config.vocabulary);
+        source.path.string(), tokenizer.vocab_size(), model.config.vocabulary);
   return {std::move(source), std::move(model), std::move(tokenizer)};
+}
+
+}  // namespace
+
+LoadedModel load_model(const fs::path& path, const models::Placement& placement) {
+  checkpoint::Checkpoint source = checkpoint::open(path);
+  models::Model model = load_values(source, placement);
+  for (const MappedFile& file : source.files) file.release_pages();  // the model has its own copy
+  return with_tokenizer(std::move(source), std::move(model));
+}
+
+LoadedModel open_model(const fs::path& path, const models::Placement& placement) {
+  checkpoint::Checkpoint source = checkpoint::open(path);
+  models::Model model = models::open_model(source, placement);
+  return with_tokenizer(std::move(source), std::move(model));
 }
 
 void check_same_vocabulary(std::string_view operation, const LoadedModel& teacher,
@@ -93,6 +108,11 @@ quantize::Policy policy_of(const Recipe& recipe) {
   policy.inputs = block_scale_of(q.input_scales);
   policy.input_headroom = q.input_headroom;
   return policy;
+}
+
+quantize::Policy policy_named(const std::string& name) {
+  const bool is_file = name.ends_with(".yaml") || name.ends_with(".yml");
+  return is_file ? policy_of(load_recipe(name)) : quantize::preset(name);
 }
 
 distill::TrainConfig train_config_of(const Recipe& recipe) {
@@ -170,6 +190,22 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
   return batches;
 }
 
+namespace {
+
+// Before scales are chosen: says who was not reached, and lends them their maxima.
+std::vector<quantize::UnreachedExperts> lend_maxima(const models::Model& model,
+                                                    std::vector<float>& input_amax) {
+  auto unreached = quantize::lend_maxima(model, input_amax);
+  if (!unreached.empty())
+    note(
+        "experts     that calibration did not reach have the largest input scale of their layer: "
+        "{}",
+        quantize::to_text(unreached));
+  return unreached;
+}
+
+}  // namespace
+
 std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
     models::Model& model, const quantize::Policy& policy,
     const std::vector<models::Tokens>& batches) {
@@ -181,19 +217,42 @@ std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
     input_amax = quantize::calibrate(model, batches, [&](std::size_t done) {
       progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
     });
+    unreached = lend_maxima(model, input_amax);
   }
-  if (policy.activations) unreached = quantize::lend_maxima(model, input_amax);
-  if (!unreached.empty())
-    note(
-        "experts     that calibration did not reach have the largest input scale of their layer: "
-        "{}",
-        quantize::to_text(unreached));
   quantize::quantize(model, policy, input_amax);
   if (batches.empty()) return unreached;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
   return unreached;
+}
+
+void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
+                      models::Model& model, const quantize::Policy& policy,
+                      const std::vector<models::Tokens>& batches) {
+  std::vector<float> input_amax;
+  if (policy.activations) {
+    check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
+    Progress progress("calibrate ");
+    const std::size_t layers = model.layers.size();
+    input_amax = quantize::calibrate(source, model, batches, [&](std::size_t done) {
+      progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
+    });
+    lend_maxima(model, input_amax);
+  }
+  quantize::choose_quantised(model, policy, input_amax);
+  checkpoint::OutFolder folder = quantize::export_from(source, model, policy.global);
+  folder.files = text::companion_files(source);
+  Progress progress("quantise  ");
+  const std::size_t count = folder.tensors.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    auto& fill = folder.tensors[i].fill;
+    fill = [&progress, i, count, plain = std::move(fill)](std::byte* bytes) {
+      plain(bytes);
+      progress.show(fmt::format("{}/{} tensors", i + 1, count), i + 1 == count);
+    };
+  }
+  checkpoint::write_folder(out, folder);
 }
 
 std::vector<at::Tensor> values_of(models::Model& model) {

@@ -126,6 +126,22 @@ TEST(Policy, Nano30BIsWhatNvidiaPublished) {
   EXPECT_EQ(quantized.size(), 17u * 2 + 23u * (128 * 2 + 2));  // 5968
 }
 
+// 19.4 GB are published, headers included; BF16 is two bytes each of 31.58 billion.
+TEST(Coverage, Nano30BHasThePublishedSize) {
+  const models::Model m =
+      models::build(models::parse_config(published::config(published::kNano30B), Json()));
+  double before = 0, after = 0;
+  std::int64_t quantized = 0;
+  for (const CoverageRow& row : coverage(m, preset("nvfp4-nano-30b-a3b"))) {
+    before += static_cast<double>(row.bytes_before);
+    after += static_cast<double>(row.bytes_after);
+    quantized += row.quantized ? row.tensors : 0;
+  }
+  EXPECT_NEAR(after, 19.4e9, 0.02 * 19.4e9);
+  EXPECT_NEAR(before, 2 * 31.578e9, 0.001e9);
+  EXPECT_EQ(quantized, 5968);
+}
+
 // The language model of Nano 12B v2 VL: every linear but the head, as far as is published.
 TEST(Policy, Nano12BIsEveryLinear) {
   const Map map = map_of(published::kNano12B, "nvfp4");

@@ -328,6 +328,31 @@ TEST(Quantize, BetterBlockScalesHaveLessError) {
   EXPECT_GT(error(nvfp4::BlockScale::mse), max);
 }
 
+// Layer by layer from the disk, to the bytes of the model that was in memory whole.
+TEST_P(RoundTrip, FromTheDiskIsTheSameBytes) {
+  const auto c = source(GetParam().model);
+  const Policy& policy = GetParam().policy;
+  models::Model whole = models::load(c);
+  const auto masters = masters_of(whole);
+  auto amax = calibrate(whole, batches());
+  for (const bool packs : {false, true}) {
+    models::Model model = models::open_model(c, {.packs_weights = packs});
+    EXPECT_EQ(calibrate(c, model, batches()), amax);
+    for (const models::Parameter* p : models::parameters(model)) {
+      EXPECT_TRUE(p->value.is_meta() && !p->packed) << p->parts.front().name;
+    }
+  }
+  lend_maxima(whole, amax);
+  quantize(whole, policy, amax);
+  models::Model model = models::open_model(c, {});
+  choose_quantised(model, policy, amax);
+  const auto from_disk = export_from(c, model, policy.global);
+  const auto from_memory = export_folder(whole, masters, c);
+  EXPECT_EQ(from_disk.config, from_memory.config);
+  EXPECT_EQ(from_disk.hf_quant_config, from_memory.hf_quant_config);
+  EXPECT_EQ(bytes_of(from_disk), bytes_of(from_memory));
+}
+
 TEST(Export, UnquantisedModelIsPlainBf16) {
   const auto c = source("llama_bias_tied");  // F32
   models::Model model = models::load(c);
