@@ -25,7 +25,7 @@ constexpr std::array<std::array<const char*, 3>, 5> kFlags = {{
     {"--calib-sequences", "calibration.sequences", "sequences of it that are used [64]"},
     {"--seq-len", "calibration.seq_len", "tokens a sequence [512]"},
     {"--global-scale", "quantize.global_scale", "pow2 or amax [pow2]"},
-    {"--format", "format", "layout of the checkpoint: modelopt"},
+    {"--format", "format", "modelopt, compressed-tensors or hf-bf16 (docs/formats.md) [modelopt]"},
 }};
 
 recipe::Recipe recipe_of(const Options& o) {
@@ -71,7 +71,7 @@ void add_quantize(CLI::App& app) {
     const auto batches = recipe::calibration_batches(r, loaded.tokenizer);
     const std::vector<at::Tensor> originals = recipe::values_of(loaded.model);
     recipe::calibrate_and_quantize(loaded.model, policy, batches);
-    recipe::write_checkpoint(o->output, loaded.model, originals, loaded.source);
+    recipe::write_checkpoint(o->output, loaded.model, originals, loaded.source, r.format);
     fmt::print("{}\nwrote {}\n", quantize::coverage_table(rows), o->output);
     return 0;
   });

@@ -1,8 +1,7 @@
-// A model as the folder that serving engines load.
+// A model as what can be written in the formats that serving engines load.
 #include <algorithm>
 #include <map>
 
-#include "checkpoint/nvfp4_tensors.h"
 #include "core/error.h"
 #include "quantize/quantize.h"
 
@@ -11,45 +10,33 @@ namespace {
 
 constexpr std::string_view kOperation = "export";
 
-void append_plain(std::vector<checkpoint::OutTensor>& out, const models::Part& part,
-                  const at::Tensor& rows) {
-  out.push_back({part.name, checkpoint::DType::bf16, rows.sizes().vec(), [rows](std::byte* bytes) {
-                   const at::Tensor bf16 = rows.to(at::kBFloat16).to(at::kCPU).contiguous();
-                   const auto* data = static_cast<const std::byte*>(bf16.const_data_ptr());
-                   std::copy_n(data, bf16.nbytes(), bytes);
-                 }});
+checkpoint::OutWeight plain(const models::Part& part, const at::Tensor& rows) {
+  checkpoint::OutWeight w{part.name, rows.sizes().vec(), checkpoint::DType::bf16, {}, {}, {}};
+  w.fill = [rows](std::byte* bytes) {
+    const at::Tensor bf16 = rows.to(at::kBFloat16).to(at::kCPU).contiguous();
+    const auto* data = static_cast<const std::byte*>(bf16.const_data_ptr());
+    std::copy_n(data, bf16.nbytes(), bytes);
+  };
+  return w;
 }
 
-void append_quantized(std::vector<checkpoint::OutTensor>& out, const models::Part& part,
-                      const at::Tensor& rows, const models::LinearQuant& quant) {
-  const std::int64_t n = rows.size(0), cols = rows.size(1);
-  checkpoint::append_nvfp4(
-      out, linear_name(part), n, cols, quant.weight_global, quant.input_global,
-      [=, global = quant.weight_global, rule = quant.weight_rule](std::uint8_t* codes,
-                                                                  std::uint8_t* scales) {
-        const at::Tensor w = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
-        const float* x = w.const_data_ptr<float>();
-        const std::int64_t blocks = nvfp4::blocks_per_row(cols);
-        at::parallel_for(0, n, std::max<std::int64_t>(1, 65536 / cols),
-                         [&](std::int64_t begin, std::int64_t end) {
-                           nvfp4::quantize(x + begin * cols, end - begin, cols, global, rule,
-                                           codes + begin * blocks * nvfp4::kBlock / 2,
-                                           scales + begin * blocks);
-                         });
-      });
-}
-
-// All quantised linears are W4A4, or all are weight-only.
-bool is_weight_only(const std::vector<const models::Linear*>& linears) {
-  std::size_t quantized = 0, with_inputs = 0;
-  for (const models::Linear* l : linears) {
-    quantized += l->quant ? 1 : 0;
-    with_inputs += l->quant && l->quant->input_global ? 1 : 0;
-  }
-  check(with_inputs == 0 || with_inputs == quantized, kOperation,
-        "expected input scales for all quantised linears or for none, found {} of {}", with_inputs,
-        quantized);
-  return with_inputs == 0;
+checkpoint::OutWeight quantized(const models::Part& part, const at::Tensor& rows,
+                                const models::LinearQuant& quant) {
+  checkpoint::OutWeight w{part.name, rows.sizes().vec(), checkpoint::DType::bf16, {}, {}, {}};
+  const auto fill = [rows, global = quant.weight_global, rule = quant.weight_rule](
+                        std::uint8_t* codes, std::uint8_t* scales) {
+    const at::Tensor values = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
+    const float* x = values.const_data_ptr<float>();
+    const std::int64_t cols = rows.size(1), blocks = nvfp4::blocks_per_row(cols);
+    at::parallel_for(0, rows.size(0), std::max<std::int64_t>(1, 65536 / cols),
+                     [&](std::int64_t begin, std::int64_t end) {
+                       nvfp4::quantize(x + begin * cols, end - begin, cols, global, rule,
+                                       codes + begin * blocks * nvfp4::kBlock / 2,
+                                       scales + begin * blocks);
+                     });
+  };
+  w.nvfp4 = {quant.weight_global, quant.input_global, fill};
+  return w;
 }
 
 Json exported_config(const Json& source) {
@@ -64,37 +51,18 @@ Json exported_config(const Json& source) {
 
 }  // namespace
 
-checkpoint::OutFolder export_folder(const models::Model& model,
-                                    const std::vector<at::Tensor>& masters,
-                                    const checkpoint::Checkpoint& source) {
+checkpoint::OutModel export_model(const models::Model& model,
+                                  const std::vector<at::Tensor>& masters,
+                                  const checkpoint::Checkpoint& source) {
   const auto parameters = models::parameters(model);
-  const auto linears = models::linears(model);
   check(masters.size() == parameters.size(), kOperation, "expected {} masters, found {}",
         parameters.size(), masters.size());
   std::map<const models::Parameter*, const models::LinearQuant*> quant_of;
-  std::vector<std::string> excluded{"lm_head", "model.embed_tokens"};
-  for (const models::Linear* l : linears) {
-    quant_of[&l->weight] = l->quant.get();
-    for (const models::Part& part : l->weight.parts) {
-      const std::string name = linear_name(part);
-      if (l->quant)
-        std::erase(excluded, name);
-      else
-        excluded.push_back(name);
-    }
-  }
+  for (const models::Linear* l : models::linears(model)) quant_of[&l->weight] = l->quant.get();
 
-  checkpoint::OutFolder folder;
-  folder.config = exported_config(source.config);
-  folder.generation_config = source.generation_config;
-  const bool any = std::any_of(linears.begin(), linears.end(),
-                               [](const models::Linear* l) { return l->quant != nullptr; });
-  if (any) {
-    auto configs = checkpoint::quant_configs(excluded, is_weight_only(linears));
-    folder.hf_quant_config = std::move(configs.hf_quant_config);
-    folder.config["quantization_config"] = std::move(configs.quantization_config);
-  }
-
+  checkpoint::OutModel out;
+  out.config = exported_config(source.config);
+  out.generation_config = source.generation_config;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     check(masters[i].sizes() == p.value.sizes(), kOperation, "{}: expected a master of {} rows",
@@ -103,14 +71,13 @@ checkpoint::OutFolder export_folder(const models::Model& model,
     std::int64_t row = 0;
     for (const models::Part& part : p.parts) {
       const at::Tensor rows = masters[i].detach().narrow(0, row, part.rows);
-      if (quant != quant_of.end() && quant->second)
-        append_quantized(folder.tensors, part, rows, *quant->second);
-      else
-        append_plain(folder.tensors, part, rows);
+      out.weights.push_back(quant != quant_of.end() && quant->second
+                                ? quantized(part, rows, *quant->second)
+                                : plain(part, rows));
       row += part.rows;
     }
   }
-  return folder;
+  return out;
 }
 
 }  // namespace qad::quantize

@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "checkpoint/write.h"
+#include "checkpoint/out_model.h"
 #include "models/model.h"
 #include "quantize/policy.h"
 
@@ -38,12 +38,11 @@ struct LayerError {
 std::vector<LayerError> weight_errors(const models::Model& quantized,
                                       const std::vector<at::Tensor>& originals);
 
-// The model as an HF folder in ModelOpt's unified layout (plain BF16 when nothing is quantised).
-// Codes come from `masters` (one a parameter, in the order of models::parameters()), since
-// quantising a value again need not give the same scale; dequantising what is written gives
-// `value`, bit for bit.
-checkpoint::OutFolder export_folder(const models::Model& model,
-                                    const std::vector<at::Tensor>& masters,
-                                    const checkpoint::Checkpoint& source);
+// The model as it can be written in any format (checkpoint/formats.h). Codes come from `masters`
+// (one a parameter, in the order of models::parameters()), since quantising a value again need not
+// give the same scale; dequantising what is written gives `value`, bit for bit.
+checkpoint::OutModel export_model(const models::Model& model,
+                                  const std::vector<at::Tensor>& masters,
+                                  const checkpoint::Checkpoint& source);
 
 }  // namespace qad::quantize

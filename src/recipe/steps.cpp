@@ -5,7 +5,7 @@
 #include <chrono>
 #include <utility>
 
-#include "checkpoint/write.h"
+#include "checkpoint/formats.h"
 #include "core/console.h"
 #include "core/error.h"
 #include "quantize/quantize.h"
@@ -194,11 +194,12 @@ std::vector<at::Tensor> values_of(models::Model& model) {
 }
 
 void write_checkpoint(const fs::path& out, const models::Model& model,
-                      const std::vector<at::Tensor>& masters,
-                      const checkpoint::Checkpoint& source) {
-  checkpoint::OutFolder folder = quantize::export_folder(model, masters, source);
-  folder.files = text::companion_files(source);
-  checkpoint::write_folder(out, folder);
+                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
+                      const std::string& format) {
+  const checkpoint::Format& chosen = checkpoint::format_named(format);
+  checkpoint::OutModel m = quantize::export_model(model, masters, source);
+  m.files = text::companion_files(source);
+  for (const std::string& change : chosen.write(out, m)) note("{}      {}", chosen.name, change);
 }
 
 }  // namespace qad::recipe

@@ -55,9 +55,10 @@ double clipped_share(models::Model& model);
 // tensors in their place, so what is taken before it stays unquantised.
 std::vector<at::Tensor> values_of(models::Model& model);
 
-// The quantised model as a folder that serving engines load, with the source's tokenizer and
-// configuration files.
+// The quantised model in a format that serving engines load (checkpoint/formats.h), with the
+// source's tokenizer and configuration files. What the format had to change is said on stderr.
 void write_checkpoint(const fs::path& out, const models::Model& model,
-                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source);
+                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
+                      const std::string& format);
 
 }  // namespace qad::recipe

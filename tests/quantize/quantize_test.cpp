@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "checkpoint/formats.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
@@ -44,7 +45,14 @@ struct Folder {
   ~Folder() { fs::remove_all(path); }
 };
 
-// The bytes of each tensor that export_folder would write.
+checkpoint::OutFolder export_folder(const models::Model& model,
+                                    const std::vector<at::Tensor>& masters,
+                                    const checkpoint::Checkpoint& source) {
+  std::vector<std::string> changes;
+  return checkpoint::modelopt_folder(export_model(model, masters, source), changes);
+}
+
+// The bytes of each tensor that would be written.
 std::map<std::string, std::vector<std::byte>> bytes_of(const checkpoint::OutFolder& folder) {
   std::map<std::string, std::vector<std::byte>> out;
   for (const checkpoint::OutTensor& t : folder.tensors) {

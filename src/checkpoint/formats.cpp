@@ -1,0 +1,66 @@
+// The table of formats, and those that are only a folder.
+#include "checkpoint/formats.h"
+
+#include <fmt/ranges.h>
+
+#include <array>
+
+#include "core/error.h"
+#include "core/nearest.h"
+
+namespace qad::checkpoint {
+namespace {
+
+using Layout = OutFolder (*)(const OutModel&, std::vector<std::string>&);
+
+template <Layout layout>
+std::vector<std::string> write_as(const fs::path& path, const OutModel& m) {
+  std::vector<std::string> changes;
+  write_folder(path, layout(m, changes));
+  return changes;
+}
+
+constexpr std::array kFormats = {
+    Format{"modelopt", "vLLM, SGLang, TensorRT-LLM", write_as<modelopt_folder>},
+    Format{"compressed-tensors", "vLLM, SGLang, Transformers", write_as<compressed_tensors_folder>},
+    Format{"hf-bf16", "whatever reads Hugging Face folders", write_as<plain_folder>},
+};
+
+}  // namespace
+
+std::span<const Format> formats() {
+  return kFormats;
+}
+
+const Format& format_named(std::string_view name) {
+  std::vector<std::string> known;
+  for (const Format& f : kFormats) {
+    if (f.name == name) return f;
+    known.emplace_back(f.name);
+  }
+  fail("format", "\"{}\": expected {}{}", name, fmt::join(known, ", "),
+       did_you_mean(std::string(name), known));
+}
+
+OutFolder plain_folder(const OutModel& m, std::vector<std::string>& changes) {
+  OutFolder folder = bare_folder(m);
+  std::int64_t decoded = 0, rounded = 0;
+  for (const OutWeight& w : m.weights) {
+    const bool is_float = w.dtype == DType::f32 || w.dtype == DType::f16 || w.dtype == DType::f64;
+    decoded += w.is_quantized();
+    rounded += is_float && !w.is_quantized();
+    folder.tensors.push_back(plain_tensor(w, is_float ? std::optional(DType::bf16) : std::nullopt));
+  }
+  const bool old_spelling = folder.config.contains("torch_dtype");
+  if (old_spelling) folder.config["torch_dtype"] = "bfloat16";
+  if (!old_spelling || folder.config.contains("dtype")) folder.config["dtype"] = "bfloat16";
+  if (decoded > 0)
+    changes.push_back(fmt::format(
+        "{} quantised weights are BF16 values: exact where the global scale is a power of two, "
+        "else rounded to nearest; scales of inputs{} are gone",
+        decoded, m.kv_cache_algo.empty() ? "" : " and of the cache"));
+  if (rounded > 0) changes.push_back(fmt::format("{} tensors are rounded to BF16", rounded));
+  return folder;
+}
+
+}  // namespace qad::checkpoint
