@@ -1,9 +1,7 @@
 #include "checkpoint/compressed_tensors.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <set>
 
 #include "checkpoint/dtype.h"
 #include "checkpoint/nvfp4_tensors.h"
@@ -196,8 +194,7 @@ void adopt_compressed_tensors(Checkpoint& c, const Json& config) {
     if (name.ends_with(".weight_global_scale"))
       linears.push_back(without(name, ".weight_global_scale"));
   const Inputs inputs = nvfp4_inputs(c, config);
-  Json layers = Json::object();
-  std::set<std::string> algos;
+  std::map<std::string, std::string> algos;
   for (const std::string& linear : linears) {
     check(c.has(linear + ".weight_packed"), kOpen, "{}: {}.weight_packed is missing",
           c.path.string(), linear);
@@ -210,27 +207,13 @@ void adopt_compressed_tensors(Checkpoint& c, const Json& config) {
           "{}: {}.input_global_scale is there, but no group of config_groups quantises inputs",
           c.path.string(), linear);
     if (scaled) invert(c, linear + ".input_global_scale", linear + ".input_scale");
-    const char* algo = scaled ? "NVFP4" : "W4A16_NVFP4";
-    layers[linear] = {{"quant_algo", algo}, {"group_size", nvfp4::kBlock}};
-    algos.insert(algo);
+    algos[linear] = scaled ? "NVFP4" : "W4A16_NVFP4";
   }
   adopt_cache_scales(c);
-  Json& q = c.quantization;
-  const Json kv = q.value("kv_cache_quant_algo", Json());
-  q = {{"quant_method", "compressed-tensors"}};
-  if (!kv.is_null()) q["kv_cache_quant_algo"] = kv;
-  if (layers.empty()) return;
-  q["group_size"] = nvfp4::kBlock;
-  q["quant_algo"] = algos.size() == 1 ? *algos.begin() : "MIXED_PRECISION";
-  if (algos.size() > 1) {
-    q["quantized_layers"] = layers;
-    return;
-  }
-  q["exclude_modules"] = Json::array();
-  for (const auto& [name, t] : c.tensors)
-    if (name.ends_with(".weight") && t.shape.size() > 1 &&
-        !layers.contains(without(name, ".weight")))
-      q["exclude_modules"].push_back(without(name, ".weight"));
+  const Json kv = c.quantization.value("kv_cache_quant_algo", Json());
+  c.quantization = quantization_of(c, algos, "compressed-tensors");
+  if (c.quantization.is_null()) c.quantization = {{"quant_method", "compressed-tensors"}};
+  if (!kv.is_null()) c.quantization["kv_cache_quant_algo"] = kv;
 }
 
 OutFolder compressed_tensors_folder(const OutModel& m, std::vector<std::string>& changes) {

@@ -23,6 +23,9 @@ std::vector<std::string> write_as(const fs::path& path, const OutModel& m) {
 constexpr std::array kFormats = {
     Format{"modelopt", "vLLM, SGLang, TensorRT-LLM", write_as<modelopt_folder>},
     Format{"compressed-tensors", "vLLM, SGLang, Transformers", write_as<compressed_tensors_folder>},
+    Format{"gguf", "llama.cpp, Ollama, LM Studio", write_gguf_nvfp4},
+    Format{"gguf-q8_0", "llama.cpp, Ollama, LM Studio", write_gguf_q8_0},
+    Format{"gguf-bf16", "llama.cpp, Ollama, LM Studio", write_gguf_bf16},
     Format{"hf-bf16", "whatever reads Hugging Face folders", write_as<plain_folder>},
 };
 

@@ -28,5 +28,10 @@ const Format& format_named(std::string_view name);  // throws Error naming the f
 OutFolder modelopt_folder(const OutModel& m, std::vector<std::string>& changes);
 OutFolder compressed_tensors_folder(const OutModel& m, std::vector<std::string>& changes);
 OutFolder plain_folder(const OutModel& m, std::vector<std::string>& changes);
+// GGUF: NVFP4 weights as they are and others in BF16 (F32 where they are F32), or in Q8_0; or all
+// in BF16.
+std::vector<std::string> write_gguf_nvfp4(const fs::path& path, const OutModel& m);
+std::vector<std::string> write_gguf_q8_0(const fs::path& path, const OutModel& m);
+std::vector<std::string> write_gguf_bf16(const fs::path& path, const OutModel& m);
 
 }  // namespace qad::checkpoint

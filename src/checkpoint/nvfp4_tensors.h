@@ -30,6 +30,11 @@ struct Quantization {
 // does).
 Quantization read_quantization(const Json& quantization);
 
+// The metadata of a checkpoint, in ModelOpt's words, whose linears have these algorithms ("NVFP4",
+// "W4A16_NVFP4"): for formats that say it otherwise. `method` is theirs. Null when there is none.
+Json quantization_of(const Checkpoint& c, const std::map<std::string, std::string>& algos,
+                     const std::string& method);
+
 // The quantised form of one linear's weight, `name` without ".weight".
 struct Nvfp4Weight {
   std::string name;

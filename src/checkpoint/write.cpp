@@ -152,7 +152,13 @@ void check_writable_target(const fs::path& out, const fs::path& source) {
   check(!is_within(source, out), kOperation,
         "{}: holds {}, which is read, and would be replaced; choose another folder", out.string(),
         source.string());
-  check_replaceable(out, kMark);
+  if (out.extension() != ".gguf") return check_replaceable(out, kMark);
+  std::error_code error;
+  const auto status = fs::status(out, error);
+  check(!fs::exists(status) ||
+            (fs::is_regular_file(status) && MappedFile(out).text().starts_with("GGUF")),
+        kOperation, "{}: is there and no GGUF file; remove it, or choose another name",
+        out.string());
 }
 
 void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tensors) {

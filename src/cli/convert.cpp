@@ -6,6 +6,7 @@
 #include "core/console.h"
 #include "core/error.h"
 #include "core/interrupt.h"
+#include "text/gguf_tokenizer.h"
 #include "text/model_files.h"
 
 namespace qad::cli {
@@ -60,7 +61,7 @@ void add_convert(CLI::App& app) {
   std::vector<std::string> words = {"auto"};
   for (const checkpoint::Format& f : checkpoint::formats()) words.emplace_back(f.name);
   command.required("in", o->in, "an HF folder, a .gguf or a llama2.c .bin");
-  command.required("out", o->out, "folder to write");
+  command.required("out", o->out, "folder to write, or a .gguf file");
   command.choice("--format", o->format, words,
                  "auto: an HF folder, in ModelOpt's layout what is quantised");
   command.choice("--dtype", o->dtype, {"auto", "f32", "bf16"},
@@ -71,9 +72,14 @@ void add_convert(CLI::App& app) {
         checkpoint::format_named(o->format == "auto" ? "modelopt" : o->format);
     check(o->dtype != "f32" || format.name != "hf-bf16", "convert",
           "--dtype f32: the format is hf-bf16; choose one of the two");
+    check(format.name.starts_with("gguf") || fs::path(o->out).extension() != ".gguf", "convert",
+          "{}: the name of a GGUF file, but the format is {}; choose --format gguf or another name",
+          o->out, format.name);
     const checkpoint::Checkpoint source = checkpoint::open(o->in);
     checkpoint::OutModel m = checkpoint::out_model(source, dtype_of(o->dtype));
     m.files = text::companion_files(source);
+    m.name = fs::path(o->in).stem().string();
+    if (format.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
     std::vector<std::string> changes;
     try {
       Watch watch(source);

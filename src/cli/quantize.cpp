@@ -25,7 +25,7 @@ constexpr std::array<std::array<const char*, 3>, 5> kFlags = {{
     {"--calib-sequences", "calibration.sequences", "sequences of it that are used [64]"},
     {"--seq-len", "calibration.seq_len", "tokens a sequence [512]"},
     {"--global-scale", "quantize.global_scale", "pow2 or amax [pow2]"},
-    {"--format", "format", "modelopt, compressed-tensors or hf-bf16 (docs/formats.md) [modelopt]"},
+    {"--format", "format", "modelopt, compressed-tensors, gguf, ... (docs/formats.md) [modelopt]"},
 }};
 
 recipe::Recipe recipe_of(const Options& o) {

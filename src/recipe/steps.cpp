@@ -9,6 +9,7 @@
 #include "core/console.h"
 #include "core/error.h"
 #include "quantize/quantize.h"
+#include "text/gguf_tokenizer.h"
 #include "text/model_files.h"
 
 namespace qad::recipe {
@@ -199,6 +200,8 @@ void write_checkpoint(const fs::path& out, const models::Model& model,
   const checkpoint::Format& chosen = checkpoint::format_named(format);
   checkpoint::OutModel m = quantize::export_model(model, masters, source);
   m.files = text::companion_files(source);
+  m.name = source.path.stem().string();
+  if (chosen.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
   for (const std::string& change : chosen.write(out, m)) note("{}      {}", chosen.name, change);
 }
 

@@ -5,10 +5,17 @@ import pytest
 import torch
 from compressed_tensors.entrypoints.convert.converters.modelopt_nvfp4 import ModelOptNvfp4Converter
 from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFReader, get_tensor_name_map
+from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT, qad
+
+try:
+    import llama_cpp
+except ImportError:
+    llama_cpp = None
 
 TEXT = ROOT / "data/tinystories/validation.txt"
 CALIB = ("--calib", TEXT, "--calib-sequences", 8)
@@ -106,3 +113,119 @@ def test_compressed_tensors_are_those_of_its_own_converter(tiny, tmp_path):
             a, b = (json.loads((f / name).read_text()) for f in (first, back))
             assert (a == b) if name == "hf_quant_config.json" else (
                 a["quantization_config"].keys() == b["quantization_config"].keys())
+
+
+def gguf_values(path):
+    """Every weight of a GGUF in FP32 as gguf-py decodes it, times its .scale, and the file's fields."""
+    reader = GGUFReader(path)
+    tensors = {t.name: t for t in reader.tensors}
+    values = {}
+    for name, t in tensors.items():
+        if name.endswith((".weight", ".bias")):
+            value = torch.from_numpy(dequantize(t.data, t.tensor_type).copy()).reshape(tuple(int(n) for n in t.shape[::-1]))
+            scale = tensors.get(name.removesuffix(".weight") + ".scale")
+            values[name] = value if scale is None else value * float(scale.data[0])
+    return values, tensors, {k: f.contents() for k, f in reader.fields.items()}
+
+
+def as_gguf(folder):
+    """A folder's values under the names and in the order that gguf-py's own tables and llama.cpp's converter give."""
+    config = json.loads((folder / "config.json").read_text())
+    arch = {"llama": MODEL_ARCH.LLAMA, "qwen2": MODEL_ARCH.QWEN2, "qwen3": MODEL_ARCH.QWEN3}[config["model_type"]]
+    names, values = get_tensor_name_map(arch, 2), {}
+    for name, tensor in tensors_of(folder).items():
+        tensor = tensor.float()
+        if arch == MODEL_ARCH.LLAMA and ("q_proj" in name or "k_proj" in name):  # each head's halves interleaved
+            heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+            tensor = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+        stem, _, suffix = name.rpartition(".")
+        values[f"{names.get_name(stem)}.{suffix}"] = tensor
+    return values
+
+
+@pytest.mark.parametrize("policy", ["nvfp4", "nvfp4-weight-only"])
+def test_gguf_has_our_values_for_gguf_py(tiny, policy, ids_file, tmp_path):
+    folder, _ = tiny
+    first, bf16, out, back = tmp_path / "modelopt", tmp_path / "bf16", tmp_path / "m.gguf", tmp_path / "back"
+    qad("quantize", folder, "-o", first, "--recipe", policy, *CALIB)
+    qad("convert", first, bf16, "--format", "hf-bf16")
+    qad("convert", first, out, "--format", "gguf")
+    qad("verify", out)
+    values, tensors, fields = gguf_values(out)
+    expected = as_gguf(bf16)
+    assert set(values) - {"rope_freqs.weight"} == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(values[name], tensor), name
+    types = {name: t.tensor_type.name for name, t in tensors.items()}
+    # 112 columns are no multiple of 64: down_proj is BF16.
+    assert sorted(n for n in types if types[n] == "NVFP4") == sorted(
+        f"blk.{i}.{part}.weight" for i in range(2) for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"))
+    assert types["token_embd.weight"] == types["blk.0.ffn_down.weight"] == "BF16"
+    assert ("blk.0.attn_q.input_scale" in types) == (policy == "nvfp4")
+    assert fields["general.file_type"] == 39 and fields["general.quantization_version"] == 2
+    # And back: the same codes and scales, but for down_proj.
+    qad("convert", out, back, "--format", "modelopt")
+    original, returned = tensors_of(first), tensors_of(back)
+    for name, tensor in original.items():
+        if ".down_proj." not in name and not (name == "lm_head.weight" and name not in returned):
+            assert same_bits(returned[name], tensor) or (tensor.ndim == 1 and torch.equal(returned[name], tensor.float())), name
+    assert torch.equal(returned["model.layers.0.mlp.down_proj.weight"], tensors_of(bf16)["model.layers.0.mlp.down_proj.weight"])
+
+
+def test_other_ggufs_have_our_values_and_tokens_and_are_rounded_like_ggml(tiny, tmp_path):
+    folder, _ = tiny
+    qad("convert", folder, tmp_path / "gguf/m.gguf", "--format", "gguf", ok=False)  # no such folder
+    (tmp_path / "gguf").mkdir()
+    qad("convert", folder, tmp_path / "gguf/bf16.gguf", "--format", "gguf")
+    values, _, fields = gguf_values(tmp_path / "gguf/bf16.gguf")
+    assert fields["general.file_type"] == 32
+    for name, tensor in as_gguf(folder).items():
+        assert torch.equal(values[name], tensor), name
+    if fields["general.architecture"] == "llama":  # of the others it expects their own tokenizers
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gguf", gguf_file="bf16.gguf")
+        text = TEXT.read_text()[:2000]
+        assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    qad("convert", folder, tmp_path / "q8.gguf", "--format", "gguf-q8_0")
+    _, tensors, fields = gguf_values(tmp_path / "q8.gguf")
+    assert fields["general.file_type"] == 7
+    checked = 0
+    for name, tensor in as_gguf(folder).items():
+        if tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+            theirs = quantize(tensor.numpy(), GGMLQuantizationType.Q8_0)
+            assert (tensors[name].data == theirs).all(), name
+            checked += 1
+    assert checked >= 13
+
+
+def perplexity_of_llama_cpp(path, documents):
+    import numpy as np
+    model = llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
+    total = count = 0
+    for ids in documents:
+        model.reset()
+        model.eval(ids)
+        logits = torch.from_numpy(np.array(model.scores[:len(ids) - 1]))
+        total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
+        count += len(ids) - 1
+    return total / count, count
+
+
+@pytest.mark.skipif(llama_cpp is None, reason="pip install llama-cpp-python==0.3.36: it compiles for minutes")
+@pytest.mark.parametrize("format, tolerance", [("gguf", 0.01), ("gguf-bf16", 1e-3), ("gguf-q8_0", 0.01)])
+def test_llama_cpp_has_our_cross_entropy(format, tolerance, tokenizer_files, tmp_path):
+    """It rounds the inputs of NVFP4 and Q8_0 products to 8 bits: hence the tolerances, in nats of about 1.6."""
+    out = tmp_path / "nvfp4"
+    qad("quantize", tokenizer_files, "-o", out, "--recipe", "nvfp4-weight-only")
+    qad("convert", out, tmp_path / "m.gguf", "--format", format)
+    text = "<|endoftext|>".join(TEXT.read_text().split("<|endoftext|>")[:12])
+    (tmp_path / "t.txt").write_text(text)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_files)
+    documents = [tokenizer(s.strip())["input_ids"][:257] for s in text.split("<|endoftext|>") if s.strip()]
+    theirs, count = perplexity_of_llama_cpp(tmp_path / "m.gguf", documents)
+    (tmp_path / "ids.jsonl").write_text("".join(json.dumps({"input_ids": d}) + "\n" for d in documents))
+    ours = json.loads(qad("evaluate", out, "--data", tmp_path / "ids.jsonl", "--seq-len", 256, "--json"))
+    assert ours["tokens"] == count
+    assert abs(ours["ce"] - theirs) < tolerance, (ours["ce"], theirs)
+    # Its tokens are ours too.
+    model = llama_cpp.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
+    assert model.tokenize(text[:1000].encode(), add_bos=True) == tokenizer(text[:1000])["input_ids"]
