@@ -18,7 +18,22 @@
 
 namespace qad::checkpoint {
 
-enum class DType { f64, f32, f16, bf16, f8_e4m3, f8_e5m2, u8, i8, i16, i32, i64, boolean, other };
+enum class DType {
+  f64,
+  f32,
+  f16,
+  bf16,
+  f8_e4m3,
+  f8_e5m2,
+  u8,
+  i8,
+  i16,
+  i32,
+  i64,
+  u32,
+  boolean,
+  other
+};
 std::string_view name_of(DType type);  // as safetensors spells it: "F32", "BF16", "F8_E4M3", ...
 std::size_t bytes_per_element(DType type);  // 0 for `other`
 

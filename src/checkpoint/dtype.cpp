@@ -28,7 +28,7 @@ constexpr std::array kTypes{
     DTypeInfo{"I64", DType::i64, 64},
     DTypeInfo{"BOOL", DType::boolean, 8},
     DTypeInfo{"U16", DType::other, 16},
-    DTypeInfo{"U32", DType::other, 32},
+    DTypeInfo{"U32", DType::u32, 32},
     DTypeInfo{"U64", DType::other, 64},
     DTypeInfo{"C64", DType::other, 64},
     DTypeInfo{"F8_E8M0", DType::other, 8},

@@ -5,6 +5,8 @@
 
 #include <array>
 
+#include "checkpoint/mlx.h"
+#include "checkpoint/model_card.h"
 #include "core/error.h"
 #include "core/nearest.h"
 
@@ -13,20 +15,39 @@ namespace {
 
 using Layout = OutFolder (*)(const OutModel&, std::vector<std::string>&);
 
-template <Layout layout>
-std::vector<std::string> write_as(const fs::path& path, const OutModel& m) {
+std::vector<std::string> write_laid_out(const fs::path& path, const OutModel& m, Layout layout,
+                                        std::string_view name) {
   std::vector<std::string> changes;
-  write_folder(path, layout(m, changes));
+  OutFolder folder = layout(m, changes);
+  folder.files.emplace_back("README.md", model_card(m, name, changes));
+  write_folder(path, folder);
   return changes;
 }
 
+std::vector<std::string> write_modelopt(const fs::path& path, const OutModel& m) {
+  return write_laid_out(path, m, modelopt_folder, "modelopt");
+}
+
+std::vector<std::string> write_compressed_tensors(const fs::path& path, const OutModel& m) {
+  return write_laid_out(path, m, compressed_tensors_folder, "compressed-tensors");
+}
+
+std::vector<std::string> write_mlx(const fs::path& path, const OutModel& m) {
+  return write_laid_out(path, m, mlx_folder, "mlx");
+}
+
+std::vector<std::string> write_plain(const fs::path& path, const OutModel& m) {
+  return write_laid_out(path, m, plain_folder, "hf-bf16");
+}
+
 constexpr std::array kFormats = {
-    Format{"modelopt", "vLLM, SGLang, TensorRT-LLM", write_as<modelopt_folder>},
-    Format{"compressed-tensors", "vLLM, SGLang, Transformers", write_as<compressed_tensors_folder>},
+    Format{"modelopt", "vLLM, SGLang, TensorRT-LLM", write_modelopt},
+    Format{"compressed-tensors", "vLLM, SGLang, Transformers", write_compressed_tensors},
     Format{"gguf", "llama.cpp, Ollama, LM Studio", write_gguf_nvfp4},
     Format{"gguf-q8_0", "llama.cpp, Ollama, LM Studio", write_gguf_q8_0},
     Format{"gguf-bf16", "llama.cpp, Ollama, LM Studio", write_gguf_bf16},
-    Format{"hf-bf16", "whatever reads Hugging Face folders", write_as<plain_folder>},
+    Format{"mlx", "MLX", write_mlx},
+    Format{"hf-bf16", "whatever reads Hugging Face folders", write_plain},
 };
 
 }  // namespace

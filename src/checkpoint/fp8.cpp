@@ -105,6 +105,8 @@ void adopt_fp8(Checkpoint& c) {
     weight.raw = {};
     weight.dtype = DType::f32;
     weight.stored_as = "F8_E4M3";
+    weight.stored_bytes += scale->stored_bytes;
+    if (input != c.tensors.end()) weight.stored_bytes += input->second.stored_bytes;
     c.tensors.erase(scale_name);
     if (input != c.tensors.end()) c.tensors.erase(input);
   }

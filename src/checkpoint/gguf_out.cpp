@@ -9,6 +9,7 @@
 #include "checkpoint/gguf_model.h"
 #include "checkpoint/gguf_rope.h"
 #include "checkpoint/gguf_write.h"
+#include "checkpoint/model_card.h"
 #include "checkpoint/rope_rows.h"
 #include "core/error.h"
 #include "nvfp4/nvfp4.h"
@@ -190,7 +191,8 @@ class Writer {
   bool q8_, decode_, all_f32_ = true;
 };
 
-std::vector<std::string> write(const fs::path& path, const OutModel& m, bool q8, bool decode) {
+std::vector<std::string> write(const fs::path& path, const OutModel& m, std::string_view format) {
+  const bool q8 = format == "gguf-q8_0", decode = format == "gguf-bf16";
   check(m.tokenizer.is_object() && !m.tokenizer.empty(), kOperation,
         "{}: the model has no tokenizer, and a GGUF needs one", path.string());
   std::vector<float> divisors;
@@ -200,15 +202,6 @@ std::vector<std::string> write(const fs::path& path, const OutModel& m, bool q8,
   writer.add_rope(divisors);
   keys["general.file_type"] = writer.file_type();
   if (writer.nvfp4 + writer.q8 > 0) keys["general.quantization_version"] = std::uint32_t{2};
-  if (path.extension() == ".gguf") {
-    write_gguf(fs::absolute(path), keys, writer.tensors, m.progress);
-  } else {
-    AtomicFolder folder(path, kMark);
-    write_file(folder.path() / kMark, mark_text());
-    if (!m.card.empty()) write_file(folder.path() / "README.md", m.card);
-    write_gguf(folder.path() / "model.gguf", keys, writer.tensors, m.progress);
-    folder.commit();
-  }
   std::vector<std::string> changes;
   if (writer.nvfp4 > 0)
     changes.push_back(fmt::format(
@@ -222,21 +215,30 @@ std::vector<std::string> write(const fs::path& path, const OutModel& m, bool q8,
   if (writer.q8 > 0) changes.push_back(fmt::format("{} matrices are rounded to Q8_0", writer.q8));
   if (!m.kv_cache_algo.empty() || !m.kv_scales.empty())
     changes.emplace_back("scales of an FP8 cache are dropped: llama.cpp has no place for them");
+  if (path.extension() == ".gguf") {
+    write_gguf(fs::absolute(path), keys, writer.tensors, m.progress);
+  } else {
+    AtomicFolder folder(path, kMark);
+    write_file(folder.path() / kMark, mark_text());
+    write_file(folder.path() / "README.md", model_card(m, format, changes));
+    write_gguf(folder.path() / "model.gguf", keys, writer.tensors, m.progress);
+    folder.commit();
+  }
   return changes;
 }
 
 }  // namespace
 
 std::vector<std::string> write_gguf_nvfp4(const fs::path& path, const OutModel& m) {
-  return write(path, m, false, false);
+  return write(path, m, "gguf");
 }
 
 std::vector<std::string> write_gguf_q8_0(const fs::path& path, const OutModel& m) {
-  return write(path, m, true, false);
+  return write(path, m, "gguf-q8_0");
 }
 
 std::vector<std::string> write_gguf_bf16(const fs::path& path, const OutModel& m) {
-  return write(path, m, false, true);
+  return write(path, m, "gguf-bf16");
 }
 
 }  // namespace qad::checkpoint

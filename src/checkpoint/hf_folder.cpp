@@ -4,6 +4,7 @@
 
 #include "checkpoint/compressed_tensors.h"
 #include "checkpoint/fp8.h"
+#include "checkpoint/mlx.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 
@@ -101,12 +102,20 @@ void forget_dequantized(Checkpoint& c) {
   bool decoded = false, codes = false;
   for (const auto& [name, t] : c.tensors) {
     decoded |= t.read && !t.stored_as.empty();
-    codes |= t.dtype == DType::u8 || t.dtype == DType::other;
+    codes |= t.dtype == DType::u8 || t.dtype == DType::u32 || t.dtype == DType::other;
   }
   if (decoded && !codes) c.quantization = {};
 }
 
 }  // namespace
+
+void adopt_layouts(Checkpoint& c, const Json& quantization_config) {
+  adopt_mlx(c);
+  adopt_compressed_tensors(c, quantization_config);
+  adopt_mxfp4(c);
+  adopt_fp8(c);
+  forget_dequantized(c);
+}
 
 Checkpoint open_hf_folder(const fs::path& folder) {
   Checkpoint c;
@@ -133,10 +142,7 @@ Checkpoint open_hf_folder(const fs::path& folder) {
   } else {
     fail_without_weights(folder);
   }
-  adopt_compressed_tensors(c, flat);
-  adopt_mxfp4(c);
-  adopt_fp8(c);
-  forget_dequantized(c);
+  adopt_layouts(c, flat);
   return c;
 }
 

@@ -143,6 +143,12 @@ void append_fp8(std::vector<OutTensor>& out, const OutWeight& w, const Fp8Shapes
     out.push_back(scalar_tensor(w.linear() + ".input_scale", shapes.scalar, {*w.fp8->input_scale}));
 }
 
+std::string model_name(const fs::path& path) {
+  const fs::path name = path.has_filename() ? path.filename() : path.parent_path().filename();
+  const bool file = name.extension() == ".gguf" || name.extension() == ".bin";
+  return (file ? name.stem() : name).string();
+}
+
 std::vector<std::string> left_alone(const OutModel& m) {
   std::vector<std::string> names;
   bool head = false;
@@ -209,7 +215,6 @@ OutFolder bare_folder(const OutModel& m) {
   folder.config.erase("quantization_config");
   folder.generation_config = m.generation_config;
   folder.files = m.files;
-  if (!m.card.empty()) folder.files.emplace_back("README.md", m.card);
   folder.progress = m.progress;
   folder.max_shard_bytes = m.max_shard_bytes;
   return folder;

@@ -40,9 +40,9 @@ struct OutModel {
   std::string kv_cache_algo;               // "FP8", or empty
   std::map<std::string, float> kv_scales;  // "model.layers.0.self_attn.k_proj.k_scale"
   std::vector<std::pair<std::string, std::string>> files;  // tokenizer and companions, for folders
-  Json tokenizer;    // the same as GGUF's tokenizer.* key-values, for files; null: none
-  std::string name;  // general.name, and the title of the model card
-  std::string card;  // README.md; empty: none. Formats may add to it
+  Json tokenizer;     // the same as GGUF's tokenizer.* key-values, for files; null: none
+  std::string name;   // general.name, and the title of the model card
+  std::string about;  // of the model card: what was done, with what, the results; Markdown
   std::function<void(std::int64_t done, std::int64_t all)> progress;  // see OutFolder
   std::int64_t max_shard_bytes = std::int64_t{5} << 30;
 };
@@ -67,6 +67,9 @@ struct Fp8Shapes {
   bool column = false;               // [rows, 1] instead of [rows]
 };
 void append_fp8(std::vector<OutTensor>& out, const OutWeight& w, const Fp8Shapes& shapes);
+
+// "SmolLM2-1.7B" of ".../SmolLM2-1.7B/" and of ".../SmolLM2-1.7B.gguf".
+std::string model_name(const fs::path& path);
 
 // Modules that metadata must name as not quantised: matrices (and larger) that are stored plainly,
 // and the head, also where it is tied.

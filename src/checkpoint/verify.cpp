@@ -168,7 +168,8 @@ void check_config(const Checkpoint& c, const Quantization& q, const Linears& lin
     // the version.
     const bool is_embedding = name.find("embed", name.rfind('.') + 1) != name.npos;
     const bool is_plain =
-        tensor.dtype == DType::f32 || tensor.dtype == DType::bf16 || tensor.dtype == DType::f16;
+        tensor.stored_as.empty() &&
+        (tensor.dtype == DType::f32 || tensor.dtype == DType::bf16 || tensor.dtype == DType::f16);
     if (is_plain && !algo.empty() && !is_embedding)
       add(problems,
           "{}: stored as {}, but the quantisation metadata says {} and does not exclude it", name,
@@ -200,8 +201,8 @@ void check_files(const Checkpoint& c, Problems& problems) {
   const Json index = read_if_present(c.path / "model.safetensors.index.json");
   if (!index.is_object() || fs::exists(c.path / "model.safetensors")) return;
   const Json total = index.value("metadata", Json::object()).value("total_size", Json());
-  std::uint64_t found = 0;
-  for (const auto& [name, tensor] : c.tensors) found += tensor.raw.size();
+  std::int64_t found = 0;
+  for (const auto& [name, tensor] : c.tensors) found += tensor.stored_bytes;
   if (!total.is_null() && total != found)
     add(problems, "model.safetensors.index.json: total_size is {}, the tensors have {} bytes",
         total.dump(), found);

@@ -2,6 +2,7 @@
 #include <chrono>
 
 #include "checkpoint/formats.h"
+#include "checkpoint/model_card.h"
 #include "cli/commands.h"
 #include "core/console.h"
 #include "core/error.h"
@@ -62,14 +63,17 @@ void add_convert(CLI::App& app) {
   for (const checkpoint::Format& f : checkpoint::formats()) words.emplace_back(f.name);
   command.required("in", o->in, "an HF folder, a .gguf or a llama2.c .bin");
   command.required("out", o->out, "folder to write, or a .gguf file");
-  command.choice("--format", o->format, words,
-                 "auto: an HF folder, in ModelOpt's layout what is quantised");
+  command.choice(
+      "--format", o->format, words,
+      "auto: gguf for a .gguf, else an HF folder, in ModelOpt's layout what is quantised");
   command.choice("--dtype", o->dtype, {"auto", "f32", "bf16"},
                  "of weights that are not quantised; auto: as stored, GGUF blocks become bf16");
   command.run([o] {
     checkpoint::check_writable_target(o->out, o->in);
     const checkpoint::Format& format =
-        checkpoint::format_named(o->format == "auto" ? "modelopt" : o->format);
+        checkpoint::format_named(o->format != "auto"                       ? o->format
+                                 : fs::path(o->out).extension() == ".gguf" ? "gguf"
+                                                                           : "modelopt");
     check(o->dtype != "f32" || format.name != "hf-bf16", "convert",
           "--dtype f32: the format is hf-bf16; choose one of the two");
     check(format.name.starts_with("gguf") || fs::path(o->out).extension() != ".gguf", "convert",
@@ -78,7 +82,9 @@ void add_convert(CLI::App& app) {
     const checkpoint::Checkpoint source = checkpoint::open(o->in);
     checkpoint::OutModel m = checkpoint::out_model(source, dtype_of(o->dtype));
     m.files = text::companion_files(source);
-    m.name = fs::path(o->in).stem().string();
+    m.name = checkpoint::model_name(o->in);
+    m.about = checkpoint::about_of(o->in);
+    if (m.about.empty()) m.about = fmt::format("Converted from {}.\n", m.name);
     if (format.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
     std::vector<std::string> changes;
     try {

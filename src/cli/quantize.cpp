@@ -71,7 +71,15 @@ void add_quantize(CLI::App& app) {
     const auto batches = recipe::calibration_batches(r, loaded.tokenizer);
     const std::vector<at::Tensor> originals = recipe::values_of(loaded.model);
     recipe::calibrate_and_quantize(loaded.model, policy, batches);
-    recipe::write_checkpoint(o->output, loaded.model, originals, loaded.source, r.format);
+    const std::string data = r.calibration.data.empty() && !r.data.train.empty()
+                                 ? r.data.train.front().file
+                                 : r.calibration.data;
+    recipe::write_checkpoint(
+        o->output, loaded.model, originals, loaded.source, r.format,
+        fmt::format(
+            "Post-training quantisation of {}, policy {}{}.\n", checkpoint::model_name(o->model),
+            r.quantize.policy,
+            policy.activations ? ", input scales from " + fs::path(data).filename().string() : ""));
     fmt::print("{}\nwrote {}\n", quantize::coverage_table(rows), o->output);
     return 0;
   });

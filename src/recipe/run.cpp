@@ -251,7 +251,7 @@ void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& st
   add_samples(outcome, label, student.model, student.tokenizer);
   if (!add_benchmarks(outcome, label, student.model, student.tokenizer)) return;
   write_checkpoint(output / "checkpoint", student.model, trainer.masters(), student.source,
-                   recipe.format);
+                   recipe.format, about(outcome));
 }
 
 }  // namespace
@@ -305,8 +305,8 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   if (!add_benchmarks(outcome, "PTQ", student.model, student.tokenizer)) return outcome;
 
   if (recipe.method == "ptq")
-    write_checkpoint(output / "checkpoint", student.model, originals, student.source,
-                     recipe.format);
+    write_checkpoint(output / "checkpoint", student.model, originals, student.source, recipe.format,
+                     about(outcome));
   else
     train(outcome, config, student, std::move(originals), teacher.model, policy, sets);
   if (outcome.interrupted) return outcome;

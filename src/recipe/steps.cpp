@@ -196,11 +196,12 @@ std::vector<at::Tensor> values_of(models::Model& model) {
 
 void write_checkpoint(const fs::path& out, const models::Model& model,
                       const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
-                      const std::string& format) {
+                      const std::string& format, const std::string& about) {
   const checkpoint::Format& chosen = checkpoint::format_named(format);
   checkpoint::OutModel m = quantize::export_model(model, masters, source);
   m.files = text::companion_files(source);
-  m.name = source.path.stem().string();
+  m.name = checkpoint::model_name(source.path);
+  m.about = about;
   if (chosen.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
   for (const std::string& change : chosen.write(out, m)) note("{}      {}", chosen.name, change);
 }

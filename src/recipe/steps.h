@@ -56,9 +56,10 @@ double clipped_share(models::Model& model);
 std::vector<at::Tensor> values_of(models::Model& model);
 
 // The quantised model in a format that serving engines load (checkpoint/formats.h), with the
-// source's tokenizer and configuration files. What the format had to change is said on stderr.
+// source's tokenizer and configuration files and a model card, of which `about` is Markdown: what
+// was done to it. What the format had to change is said on stderr.
 void write_checkpoint(const fs::path& out, const models::Model& model,
                       const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
-                      const std::string& format);
+                      const std::string& format, const std::string& about);
 
 }  // namespace qad::recipe

@@ -9,6 +9,7 @@
 
 #include "checkpoint/dtype.h"
 #include "checkpoint/gguf.h"
+#include "checkpoint/model_card.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "checkpoint/verify.h"
 #include "files.h"
@@ -17,6 +18,7 @@
 namespace qad::checkpoint {
 namespace {
 
+using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -126,6 +128,7 @@ TEST(Formats, KeepCodesScalesAndValues) {
   for (const char* name : {"compressed-tensors", "gguf", "modelopt"}) {
     OutModel again = out_model(a, std::nullopt);
     again.tokenizer = tiny.m.tokenizer;
+    again.max_shard_bytes = 10000;
     const fs::path path = scratch / name;
     format_named(name).write(path, again);
     const Checkpoint b = open(path);
@@ -145,6 +148,60 @@ TEST(Formats, KeepCodesScalesAndValues) {
     }
     EXPECT_EQ(find_nvfp4(b, "model.layers.0.self_attn.q_proj")->input_scale, 0x1p-3f) << name;
   }
+}
+
+// MLX has no global scales: a norm takes those of q, k and v, and o is stored as values.
+TEST(Formats, MlxComputesTheSameProducts) {
+  const ScratchFolder scratch;
+  const Tiny tiny;
+  format_named("modelopt").write(scratch / "a", tiny.m);
+  const auto changes = format_named("mlx").write(scratch / "b", tiny.m);
+  EXPECT_THAT(changes, Contains(HasSubstr("3 NVFP4 weights keep")));
+  EXPECT_THAT(changes, Contains(HasSubstr("1 quantised weights are BF16")));
+  const Json config = read_json(scratch / "b/config.json")["quantization"];
+  EXPECT_EQ(config["mode"], "nvfp4");
+  EXPECT_EQ(config["model.layers.0.self_attn.o_proj"], false);
+  EXPECT_FALSE(config.contains("model.layers.0.self_attn.q_proj"));
+  const Checkpoint a = open(scratch / "a"), b = open(scratch / "b");
+  EXPECT_THAT(problems(b), IsEmpty());
+  const std::string layer = "model.layers.0.", q = layer + "self_attn.q_proj";
+  const auto x = find_nvfp4(a, q), y = find_nvfp4(b, q);
+  EXPECT_EQ(bytes_of(x->codes()), bytes_of(y->codes()));
+  EXPECT_EQ(bytes_of(x->scales()), bytes_of(y->scales()));
+  EXPECT_EQ(x->global_scale, 0x1p-5f);
+  EXPECT_EQ(y->global_scale, 1);
+  const auto values = [](const Checkpoint& c, const std::string& name) {
+    std::vector<float> v(static_cast<std::size_t>(c.at(name).elements()));
+    read_f32(c.at(name), v.data());
+    return v;
+  };
+  std::vector<float> norm = values(a, layer + "input_layernorm.weight");
+  for (float& n : norm) n *= 0x1p-5f;
+  EXPECT_EQ(values(b, layer + "input_layernorm.weight"), norm);
+  EXPECT_EQ(values(b, layer + "post_attention_layernorm.weight"),
+            values(a, layer + "post_attention_layernorm.weight"));
+  OutModel other = tiny.m;
+  for (OutWeight& w : other.weights)
+    if (w.nvfp4) w.nvfp4->global_scale = 0.3f;
+  EXPECT_THAT(error_of([&] { format_named("mlx").write(scratch / "c", other); }),
+              HasSubstr("quantise it with --global-scale pow2"));
+}
+
+TEST(ModelCard, IsInEveryFolderAndHandsOnWhatWasDone) {
+  const ScratchFolder scratch;
+  Tiny tiny;
+  tiny.m.name = "tiny";
+  tiny.m.about = "Distilled from **itself**.\n\n| a | b |\n";
+  for (const Format& f : formats()) {
+    f.write(scratch / f.name, tiny.m);
+    const std::string card = read_text(scratch / f.name / "README.md");
+    EXPECT_TRUE(card.starts_with("---\nlibrary_name: ")) << f.name;
+    EXPECT_THAT(card, HasSubstr("# tiny\n")) << f.name;
+    EXPECT_THAT(card, HasSubstr("| NVFP4 | 4 | 16384 |")) << f.name;
+    EXPECT_THAT(card, HasSubstr(f.name == "mlx" ? "mlx_lm" : "llama-server")) << f.name;
+    EXPECT_EQ(about_of(scratch / f.name), tiny.m.about) << f.name;
+  }
+  EXPECT_EQ(about_of(scratch / "none"), "");
 }
 
 TEST(Formats, SayWhatIsKnown) {

@@ -1,5 +1,5 @@
 """What we write in each format, read by the programs it is for."""
-import json
+import json, subprocess
 
 import pytest
 import torch
@@ -16,9 +16,19 @@ try:
     import llama_cpp
 except ImportError:
     llama_cpp = None
+try:
+    import mlx.core as mlx
+    import mlx_lm
+except ImportError:
+    mlx_lm = None
 
 TEXT = ROOT / "data/tinystories/validation.txt"
 CALIB = ("--calib", TEXT, "--calib-sequences", 8)
+
+
+def assert_close(ours, theirs, tolerance):
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
 def logits_of(folder, ids_file, tmp_path):
@@ -229,3 +239,23 @@ def test_llama_cpp_has_our_cross_entropy(format, tolerance, tokenizer_files, tmp
     # Its tokens are ours too.
     model = llama_cpp.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
     assert model.tokenize(text[:1000].encode(), add_bos=True) == tokenizer(text[:1000])["input_ids"]
+
+
+@pytest.mark.skipif(mlx_lm is None, reason="pip install mlx[cpu] mlx-lm")
+@torch.no_grad()
+def test_mlx_lm_has_our_logits(tiny, ids_file, tmp_path):
+    folder, _ = tiny
+    qad("quantize", folder, "-o", tmp_path / "q", "--recipe", "nvfp4-weight-only")
+    said = qad("convert", tmp_path / "q", tmp_path / "mlx", "--format", "mlx")
+    assert "10 NVFP4 weights keep" in said and "4 norms" in said and "4 quantised weights are BF16" in said
+    ours = logits_of(tmp_path / "q", ids_file, tmp_path)
+    assert torch.equal(logits_of(tmp_path / "mlx", ids_file, tmp_path), ours)
+    model, _ = mlx_lm.utils.load_model(tmp_path / "mlx")
+    model.set_dtype(mlx.float32)
+    theirs = torch.tensor(model(mlx.array(ids_file[1].tolist())).tolist())
+    assert_close(theirs, ours, 5e-3)
+
+
+def test_the_table_of_the_documentation_is_true():
+    done = subprocess.run([ROOT / "scripts/formats-table", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
