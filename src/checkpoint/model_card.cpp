@@ -72,13 +72,14 @@ std::string model_card(const OutModel& m, std::string_view format,
     text += kEnd;
     text += '\n';
   }
-  text += "## Weights\n\n" + weights_table(m);
+  if (quantized) text += "## Weights\n\n" + weights_table(m) + "\n";
   if (!changes.empty()) {
-    text += "\nWhat this format changed:\n\n";
+    text += "What this format changed:\n\n";
     for (const std::string& change : changes) text += "- " + change + "\n";
+    text += "\n";
   }
-  text += "\n## Serve\n\n" + usage(m, format);
-  if (quantized && !format.starts_with("gguf") && has_algo(m, "NVFP4"))
+  text += "## Serve\n\n" + usage(m, format);
+  if ((format == "modelopt" || format == "compressed-tensors") && has_algo(m, "NVFP4"))
     text +=
         "\nGPUs before Blackwell have no NVFP4 products: engines then use the weights alone, with "
         "16-bit inputs.\n";

@@ -28,14 +28,11 @@ std::optional<checkpoint::DType> dtype_of(const std::string& word) {
 // Bytes, speed and what is left; gives read pages back, so that memory stays that of a few tensors.
 class Watch {
  public:
-  explicit Watch(const checkpoint::Checkpoint& source) : source_(source) {}
+  explicit Watch(const checkpoint::Checkpoint& source) : source_(source) { release(0); }
 
   void show(std::int64_t done, std::int64_t all) {
     if (interrupt_.asked()) throw Interrupted{};
-    if (done - released_ > (std::int64_t{64} << 20)) {
-      released_ = done;
-      for (const MappedFile& file : source_.files) file.release_pages();
-    }
+    if (done - released_ > (std::int64_t{8} << 20)) release(done);
     const double took =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
     if (took < 1) return;  // nobody waits for it
@@ -47,6 +44,11 @@ class Watch {
   }
 
  private:
+  void release(std::int64_t done) {
+    released_ = done;
+    for (const MappedFile& file : source_.files) file.release_pages();
+  }
+
   const checkpoint::Checkpoint& source_;
   Interrupt interrupt_;
   Progress progress_{"convert "};
