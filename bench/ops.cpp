@@ -1,5 +1,6 @@
-// Time of each operator, forward and backward, at the shapes of stories260K and of SmolLM2-135M;
-// bench/ops_peer.py prints the same rows from PyTorch. Options: [shape] [repeats].
+// Time of each operator, forward and backward, at the shapes of stories260K and of SmolLM2-135M,
+// and of Mamba's at those of a layer of Nemotron 3 Nano; bench/ops_peer.py prints the same rows
+// from PyTorch. Options: [shape] [repeats].
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
@@ -10,6 +11,7 @@
 #include "core/error.h"
 #include "ops/allocator.h"
 #include "ops/head_loss.h"
+#include "ops/mamba.h"
 #include "ops/ops.h"
 #include "timing.h"
 
@@ -98,6 +100,43 @@ void run(const Shape& s, int repeats) {
              train * 1e3, 2 * product / evaluate * 1e-9, 4 * product / train * 1e-9);
 }
 
+// What a scan takes: a token's share of the products with B, C and states of 128.
+void run_mamba(const char* name, int repeats) {
+  constexpr std::int64_t documents = 2, length = 512, heads = 64, dim = 64, groups = 8, state = 128;
+  constexpr std::int64_t t = documents * length, inner = heads * dim;
+  constexpr std::int64_t channels = inner + 2 * groups * state;
+  const Shape shape{name, documents, length, 0, heads, 0, dim, 0, 0};
+  const Tensor x = leaf({t, channels}), w = leaf({channels, 1, 4}), b = leaf({channels});
+  const Tensor dt = leaf({t, heads}), y = leaf({t, inner}), z = leaf({t, inner});
+  const ops::ScanParameters p{leaf({heads}), leaf({heads}), leaf({heads})};
+  const Tensor starts = at::arange(0, t + 1, length, at::kInt), norm = leaf({inner});
+  constexpr double row = 4.0 * t;
+  measure(shape, "causal_conv", repeats, 8.0 * t * channels, 2 * row * channels, {x, w, b},
+          [&] { return ops::causal_conv(x, w, b, starts); });
+  measure(shape, "mamba_scan", repeats,
+          2.0 * t * (2 * inner * state + 64 * (inner + groups * state)), row * (channels + inner),
+          {x, dt, p.dt_bias, p.a_log, p.d}, [&] {
+            return ops::mamba_scan(x, dt, p, starts, length, {dim, groups});
+          });
+  measure(shape, "gated_rms_norm", repeats, 0, 3 * row * inner, {y, z, norm},
+          [&] { return ops::gated_rms_norm(y, z, norm, groups, 1e-5); });
+  // Decoding: a token of each of 16 texts.
+  constexpr std::int64_t texts = 16;
+  const Tensor states = at::zeros({texts, heads, dim, state});
+  const ops::StateSlots slots{at::full({texts}, 9, at::kInt), at::arange(0, texts, at::kInt)};
+  const Tensor some = x.detach().narrow(0, 0, texts), steps = dt.detach().narrow(0, 0, texts);
+  const Tensor each = at::arange(0, texts + 1, at::kInt);
+  const at::NoGradGuard no_grad;
+  double best = 1e9;
+  for (int i = 0; i < repeats; ++i)
+    best = std::min(best, seconds([&] {
+                      ops::mamba_scan_cached(some, steps, p, each, slots, states, {dim, groups});
+                    }));
+  fmt::print("{:13} {:14} {:9.3f} {:>9} {:8.1f} {:8.1f}\n", name, "scan, 16 texts", best * 1e3, "",
+             5e-9 * static_cast<double>(states.numel()) / best,
+             8e-9 * static_cast<double>(states.numel()) / best);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -110,4 +149,6 @@ int main(int argc, char** argv) {
              "GFLOP/s", "GB/s");
   for (const Shape& s : kShapes)
     if (only.empty() || std::string_view(s.name).starts_with(only)) run(s, repeats);
+  if (only.empty() || std::string_view("Nemotron3Nano").starts_with(only))
+    run_mamba("Nemotron3Nano", repeats);
 }

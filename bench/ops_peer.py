@@ -86,6 +86,37 @@ def run(name, documents, length, hidden, heads, kv_heads, dim, ffn, vocabulary, 
     print(f"{name:13} {'head_loss':14} {evaluate * 1e3:9.3f} {train * 1e3:9.3f}", flush=True)
 
 
+def run_mamba(name, repeats):
+    """Nemotron 3 Nano's layer as Transformers computes it without mamba_ssm: documents as a batch."""
+    from transformers.models.nemotron_h import modeling_nemotron_h as peer
+    documents, length, heads, dim, groups, state = 2, 512, 64, 64, 8, 128
+    inner = heads * dim
+    channels = inner + 2 * groups * state
+    x, w, b = leaf(documents, length, channels), leaf(channels, 4), leaf(channels)
+    dt, y, z = leaf(documents, length, heads), leaf(documents, length, inner), leaf(documents, length, inner)
+    dt_bias, a_log, d = leaf(heads), leaf(heads), leaf(heads)
+    measure(name, "causal_conv", repeats, [x, w, b],
+            lambda: F.silu(F.conv1d(F.pad(x.transpose(1, 2), (3, 0)), w[:, None], b, groups=channels)).transpose(1, 2))
+
+    def scan():
+        parts = x.split([inner, groups * state, groups * state], -1)
+        u, b_, c_ = (t.reshape(documents, length, -1, n) for t, n in zip(parts, (dim, state, state)))
+        return peer.mamba2_chunk_scan(u, dt, -a_log.exp(), b_, c_, chunk_size=128, D=d, dt_bias=dt_bias, dt_softplus=True)
+
+    measure(name, "mamba_scan", repeats, [x, dt, dt_bias, a_log, d], scan)
+    norm = peer.NemotronHRMSNormGated(inner, group_size=inner // groups, eps=1e-5)
+    measure(name, "gated_rms_norm", repeats, [y, z, norm.weight], lambda: norm(y, z))
+    texts = 16
+    states = torch.zeros(texts, heads, dim, state)
+    one = [torch.randn(texts, heads, dim), torch.randn(texts, heads, dim), -a_log.detach().exp()[:, None, None].expand(heads, dim, state),
+           torch.randn(texts, groups, state), torch.randn(texts, groups, state)]
+    with torch.no_grad():
+        best = min(seconds(lambda: peer.mamba2_selective_state_update(
+            states, *one, D=d[:, None].expand(heads, dim), dt_bias=dt_bias[:, None].expand(heads, dim), dt_softplus=True))
+            for _ in range(repeats))
+    print(f"{name:13} {'scan, 16 texts':14} {best * 1e3:9.3f}", flush=True)
+
+
 only = sys.argv[1] if len(sys.argv) > 1 else ""
 count = int(sys.argv[2]) if len(sys.argv) > 2 else 10
 print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
@@ -93,3 +124,5 @@ print(f"{'shape':13} {'operator':14} {'fwd ms':>9} {'bwd ms':>9}")
 for row in SHAPES:
     if row[0].startswith(only):
         run(*row, repeats=count)
+if "Nemotron3Nano".startswith(only):
+    run_mamba("Nemotron3Nano", count)

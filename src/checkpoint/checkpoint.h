@@ -95,6 +95,11 @@ class Checkpoint {
 // Throws Error for a path that is none of the known formats, and for every malformed file.
 Checkpoint open(const fs::path& path);
 
+// For who reads a checkpoint that is larger than memory, one tensor after the other: has the pages
+// of one read ahead, or gives them back.
+void prefetch(const Checkpoint& c, const Tensor& t);
+void release(const Checkpoint& c, const Tensor& t);
+
 // Values as FP32, converting from F32, F16, BF16 or F64, or by the tensor's own `read` or `make`.
 // `out` holds t.elements() floats. Throws Error for any other type.
 void read_f32(const Tensor& t, float* out);

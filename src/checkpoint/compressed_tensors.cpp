@@ -168,16 +168,31 @@ Json config_of(const OutModel& m) {
   return config;
 }
 
-struct Reciprocals {
-  int all = 0, inexact = 0;
+float reciprocal(float scale, const std::string& name) {
+  const float inverse = 1 / scale;
+  check(std::isfinite(inverse) && inverse > 0, "write_compressed_tensors",
+        "{}: the scale {} has no reciprocal in FP32", name, scale);
+  return inverse;
+}
 
-  float of(float scale, const std::string& name) {
-    const float inverse = 1 / scale;
-    check(std::isfinite(inverse) && inverse > 0, "write_compressed_tensors",
-          "{}: the scale {} has no reciprocal in FP32", name, scale);
+// Scales that are reciprocals now, as far as they are known before writing.
+struct Reciprocals {
+  int all = 0, inexact = 0, unknown = 0;
+
+  void count(float scale) {
     ++all;
-    inexact += 1 / inverse != scale;
-    return inverse;
+    inexact += 1 / (1 / scale) != scale;
+  }
+  std::string text() const {
+    const std::string rest =
+        unknown == 0
+            ? fmt::format("{} exactly, {} within a unit in the last place of FP32", all - inexact,
+                          inexact)
+            : "exactly where they are powers of two, else within a unit in the last place of FP32";
+    return fmt::format(
+        "{} scales of weights and inputs are stored as their reciprocals: {}; codes and block "
+        "scales are unchanged",
+        all + unknown, rest);
   }
 };
 
@@ -228,11 +243,16 @@ OutFolder compressed_tensors_folder(const OutModel& m, std::vector<std::string>&
                               w.shape[0], w.shape[1], w.nvfp4->fill);
       const std::string global = name + ".weight_global_scale",
                         input = name + ".input_global_scale";
-      folder.tensors.push_back(
-          scalar_tensor(global, {1}, {reciprocals.of(w.nvfp4->global_scale, global)}));
-      if (w.nvfp4->input_scale)
-        folder.tensors.push_back(
-            scalar_tensor(input, {1}, {reciprocals.of(*w.nvfp4->input_scale, input)}));
+      folder.tensors.push_back(late_scalar_tensor(
+          global, {1}, [nvfp4 = *w.nvfp4, global] { return reciprocal(nvfp4.global(), global); }));
+      if (w.nvfp4->late_global)
+        ++reciprocals.unknown;
+      else
+        reciprocals.count(w.nvfp4->global_scale);
+      if (const auto scale = w.nvfp4->input_scale) {
+        folder.tensors.push_back(scalar_tensor(input, {1}, {reciprocal(*scale, input)}));
+        reciprocals.count(*scale);
+      }
     } else if (w.fp8) {
       append_fp8(folder.tensors, w, {{1}, true});
     } else {
@@ -245,11 +265,7 @@ OutFolder compressed_tensors_folder(const OutModel& m, std::vector<std::string>&
     folder.tensors.push_back(scalar_tensor(module + (key ? ".k_scale" : ".v_scale"), {1}, {scale}));
   }
   if (any) folder.config["quantization_config"] = config_of(m);
-  if (reciprocals.all > 0)
-    changes.push_back(fmt::format(
-        "{} scales of weights and inputs are stored as their reciprocals: {} exactly, {} within a "
-        "unit in the last place of FP32; codes and block scales are unchanged",
-        reciprocals.all, reciprocals.all - reciprocals.inexact, reciprocals.inexact));
+  if (reciprocals.all + reciprocals.unknown > 0) changes.push_back(reciprocals.text());
   return folder;
 }
 

@@ -3,6 +3,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 
 #include "checkpoint/mlx.h"
@@ -69,8 +70,12 @@ const Format& format_named(std::string_view name) {
 OutFolder plain_folder(const OutModel& m, std::vector<std::string>& changes) {
   OutFolder folder = bare_folder(m);
   std::int64_t decoded = 0, rounded = 0;
+  // What is FP32 in a model of BF16 is so on purpose (Mamba's constants).
+  const bool bf16 = std::ranges::any_of(
+      m.weights, [](const OutWeight& w) { return !w.is_quantized() && w.dtype == DType::bf16; });
   for (const OutWeight& w : m.weights) {
-    const bool is_float = w.dtype == DType::f32 || w.dtype == DType::f16 || w.dtype == DType::f64;
+    const bool is_float = !(bf16 && w.dtype == DType::f32) &&
+                          (w.dtype == DType::f32 || w.dtype == DType::f16 || w.dtype == DType::f64);
     decoded += w.is_quantized();
     rounded += is_float && !w.is_quantized();
     folder.tensors.push_back(plain_tensor(w, is_float ? std::optional(DType::bf16) : std::nullopt));

@@ -157,7 +157,10 @@ class Writer {
            put_rows(blocks, rows, heads, dim, out);
          }});
     const std::string stem = name.substr(0, name.rfind('.'));
-    add_f32(stem + ".scale", {w.nvfp4->global_scale});
+    tensors.push_back({stem + ".scale", {1}, &ggml_format("F32"), [nvfp4 = *w.nvfp4](auto* out) {
+                         const float scale = nvfp4.global();
+                         std::memcpy(out, &scale, sizeof scale);
+                       }});
     if (w.nvfp4->input_scale) add_f32(stem + ".input_scale", {*w.nvfp4->input_scale});
   }
 

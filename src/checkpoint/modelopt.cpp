@@ -86,8 +86,9 @@ OutFolder modelopt_folder(const OutModel& m, std::vector<std::string>&) {
     const std::string name = w.linear();
     if (w.is_quantized()) algos[name] = algo_of(w);
     if (w.nvfp4) {
-      append_nvfp4(folder.tensors, name, w.shape[0], w.shape[1], w.nvfp4->global_scale,
-                   w.nvfp4->input_scale, w.nvfp4->fill);
+      append_nvfp4(
+          folder.tensors, name, w.shape[0], w.shape[1],
+          [nvfp4 = *w.nvfp4] { return nvfp4.global(); }, w.nvfp4->input_scale, w.nvfp4->fill);
     } else if (w.fp8) {
       append_fp8(folder.tensors, w, {});
     } else {

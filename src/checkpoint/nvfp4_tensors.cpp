@@ -43,6 +43,11 @@ bool is_float(DType type) {
   return type == DType::f32 || type == DType::bf16 || type == DType::f16 || type == DType::f64;
 }
 
+void check_scale(const std::string& name, float scale) {
+  check(std::isfinite(scale) && scale > 0, "write_nvfp4",
+        "{}: expected finite positive scales, found {}", name, scale);
+}
+
 [[noreturn]] void fail_unsupported(const std::string& name, const std::string& algo) {
   fail(kRead,
        "{}: quantised as {}; expected NVFP4 or W4A16_NVFP4 in ModelOpt's layout, or an unquantised "
@@ -133,15 +138,26 @@ void append_codes_and_scales(std::vector<OutTensor>& out, const std::string& cod
 }
 
 void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
-                  std::int64_t cols, float global_scale, std::optional<float> input_scale,
+                  std::int64_t cols, const std::function<float()>& global_scale,
+                  std::optional<float> input_scale,
                   std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
-  for (const float scale : {global_scale, input_scale.value_or(1.0f)})
-    check(std::isfinite(scale) && scale > 0, "write_nvfp4",
-          "{}: expected finite positive scales, found {}", name, scale);
+  if (input_scale) check_scale(name, *input_scale);
   append_codes_and_scales(out, name + ".weight", name + ".weight_scale", rows, cols,
                           std::move(fill));
-  out.push_back(scalar_tensor(name + ".weight_scale_2", {}, {global_scale}));
+  out.push_back(late_scalar_tensor(name + ".weight_scale_2", {}, [name, global_scale] {
+    const float scale = global_scale();
+    check_scale(name, scale);
+    return scale;
+  }));
   if (input_scale) out.push_back(scalar_tensor(name + ".input_scale", {}, {*input_scale}));
+}
+
+void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
+                  std::int64_t cols, float global_scale, std::optional<float> input_scale,
+                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
+  check_scale(name, global_scale);
+  append_nvfp4(
+      out, name, rows, cols, [global_scale] { return global_scale; }, input_scale, std::move(fill));
 }
 
 }  // namespace qad::checkpoint

@@ -55,7 +55,11 @@ std::optional<Nvfp4Weight> find_nvfp4(const Checkpoint& c, const std::string& na
 
 // Appends the three or four tensors of one weight; input_scale absent: weight-only. `fill` is
 // called once, at writing: codes holds rows * cols/2 bytes, scales rows * cols/16. cols must be a
-// multiple of 16.
+// multiple of 16. A global scale that is not known before is asked for after `fill`.
+void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
+                  std::int64_t cols, const std::function<float()>& global_scale,
+                  std::optional<float> input_scale,
+                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill);
 void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
                   std::int64_t cols, float global_scale, std::optional<float> input_scale,
                   std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill);

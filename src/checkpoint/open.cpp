@@ -22,6 +22,29 @@ const Tensor& Checkpoint::at(const std::string& name) const {
        path.string(), name, *nearest);
 }
 
+namespace {
+
+// Calls f(file) for the one that holds the tensor's bytes.
+template <class F>
+void with_file_of(const Checkpoint& c, const Tensor& t, F&& f) {
+  if (t.raw.empty()) return;
+  for (const MappedFile& file : c.files) {
+    const auto bytes = file.bytes();
+    if (t.raw.data() >= bytes.data() && t.raw.data() + t.raw.size() <= bytes.data() + bytes.size())
+      return f(file);
+  }
+}
+
+}  // namespace
+
+void prefetch(const Checkpoint& c, const Tensor& t) {
+  with_file_of(c, t, [&](const MappedFile& file) { file.prefetch(t.raw); });
+}
+
+void release(const Checkpoint& c, const Tensor& t) {
+  with_file_of(c, t, [&](const MappedFile& file) { file.release_pages(t.raw); });
+}
+
 Checkpoint open(const fs::path& path) {
   std::error_code error;
   const auto status = fs::status(path, error);

@@ -64,11 +64,13 @@ OutWeight nvfp4_weight(const Nvfp4Weight& found) {
   const auto copy = [](std::span<const std::byte> from, std::uint8_t* to) {
     std::memcpy(to, from.data(), from.size());
   };
-  w.nvfp4 = {found.global_scale, found.input_scale,
+  w.nvfp4 = {found.global_scale,
+             found.input_scale,
              [found, copy](std::uint8_t* codes, std::uint8_t* scales) {
                copy(found.codes(), codes);
                copy(found.scales(), scales);
-             }};
+             },
+             {}};
   return w;
 }
 
@@ -96,8 +98,7 @@ void values_of(const OutWeight& w, float* out) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(n / 2)),
         scales(static_cast<std::size_t>(n / nvfp4::kBlock));
     w.nvfp4->fill(codes.data(), scales.data());
-    nvfp4::dequantize(codes.data(), scales.data(), w.shape[0], w.shape[1], w.nvfp4->global_scale,
-                      out);
+    nvfp4::dequantize(codes.data(), scales.data(), w.shape[0], w.shape[1], w.nvfp4->global(), out);
     return;
   }
   std::vector<std::byte> bytes(static_cast<std::size_t>(n) * bytes_per_element(w.dtype));
@@ -126,6 +127,15 @@ OutTensor scalar_tensor(std::string name, std::vector<std::int64_t> shape,
   return {std::move(name), DType::f32, std::move(shape),
           [values = std::move(values)](std::byte* out) {
             std::memcpy(out, values.data(), values.size() * sizeof(float));
+          }};
+}
+
+OutTensor late_scalar_tensor(std::string name, std::vector<std::int64_t> shape,
+                             std::function<float()> value) {
+  return {std::move(name), DType::f32, std::move(shape),
+          [value = std::move(value)](std::byte* out) {
+            const float x = value();
+            std::memcpy(out, &x, sizeof x);
           }};
 }
 

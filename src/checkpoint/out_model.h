@@ -18,6 +18,10 @@ struct OutNvfp4 {
   // Called once, at writing: codes holds rows * cols/2 bytes, even columns low, scales rows *
   // cols/16.
   std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill;
+  // Set where the global scale is not known before `fill`: gives it afterwards.
+  std::function<float()> late_global = {};
+
+  float global() const { return late_global ? late_global() : global_scale; }
 };
 
 struct OutWeight {
@@ -59,6 +63,10 @@ OutTensor plain_tensor(const OutWeight& w, std::optional<DType> dtype = std::nul
 // An F32 tensor of these values.
 OutTensor scalar_tensor(std::string name, std::vector<std::int64_t> shape,
                         std::vector<float> values);
+
+// The same of one value that is asked for at writing.
+OutTensor late_scalar_tensor(std::string name, std::vector<std::int64_t> shape,
+                             std::function<float()> value);
 
 // An FP8 weight: X.weight F8_E4M3, X.weight_scale F32 and X.input_scale F32 in the layout's
 // shapes.

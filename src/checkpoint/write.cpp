@@ -33,8 +33,7 @@ std::string_view module_of(const OutTensor& t) {
 }
 
 // Fills shards in order. Tensors of one module (X.weight, X.weight_scale, X.bias) stay together:
-// lazy loaders look for the siblings of a weight in its own shard. Within a shard the widest types
-// come first, so that every tensor is aligned to its type.
+// lazy loaders look for the siblings of a weight in its own shard.
 std::vector<Shard> plan_shards(const std::vector<OutTensor>& tensors, std::int64_t max_bytes) {
   std::vector<Shard> shards(1);
   std::int64_t used = 0;
@@ -50,21 +49,26 @@ std::vector<Shard> plan_shards(const std::vector<OutTensor>& tensors, std::int64
     used += bytes;
     for (; i < end; ++i) shards.back().push_back(&tensors[i]);
   }
-  for (Shard& shard : shards)
-    std::stable_sort(shard.begin(), shard.end(), [](const OutTensor* a, const OutTensor* b) {
-      return bytes_per_element(a->dtype) > bytes_per_element(b->dtype);
-    });
   return shards;
 }
 
-std::string header_of(const Shard& shard) {
+// Where a shard's tensors lie behind its header: the widest types come first, so that every tensor
+// is aligned to its type.
+using Places = std::map<const OutTensor*, std::int64_t>;
+
+std::string header_of(const Shard& shard, Places& places) {
+  Shard sorted = shard;
+  std::stable_sort(sorted.begin(), sorted.end(), [](const OutTensor* a, const OutTensor* b) {
+    return bytes_per_element(a->dtype) > bytes_per_element(b->dtype);
+  });
   Json header;
   header["__metadata__"] = {{"format", "pt"}};  // Transformers refuses files without it
   std::int64_t at = 0;
-  for (const OutTensor* t : shard) {
+  for (const OutTensor* t : sorted) {
     const std::int64_t end = at + bytes_of(*t);
     header[t->name] = {
         {"dtype", name_of(t->dtype)}, {"shape", t->shape}, {"data_offsets", {at, end}}};
+    places[t] = at;
     at = end;
   }
   std::string text = header.dump();
@@ -76,7 +80,8 @@ using Written = std::function<void(std::int64_t bytes)>;  // after each tensor; 
 
 void write_shard(const fs::path& path, const Shard& shard, const Written& written = {}) {
   AtomicFile file(path);
-  const std::string header = header_of(shard);
+  Places places;
+  const std::string header = header_of(shard, places);
   const std::uint64_t length = header.size();
   file.write(&length, sizeof(length));
   file.write(header);
@@ -84,7 +89,8 @@ void write_shard(const fs::path& path, const Shard& shard, const Written& writte
   for (const OutTensor* t : shard) {
     buffer.resize(static_cast<std::size_t>(bytes_of(*t)));
     t->fill(buffer.data());
-    file.write(buffer.data(), buffer.size());
+    file.write_at(sizeof(length) + length + static_cast<std::uint64_t>(places.at(t)), buffer.data(),
+                  buffer.size());
     if (written) written(static_cast<std::int64_t>(buffer.size()));
   }
   file.commit();

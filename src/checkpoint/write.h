@@ -7,8 +7,9 @@
 
 namespace qad::checkpoint {
 
-// One tensor to be written. `fill` is called once, when its turn comes, and must write exactly the
-// bytes of dtype and shape: so a model never exists twice in memory.
+// One tensor to be written. `fill` is called once, when its turn comes, which is in the order of
+// the list, and must write exactly the bytes of dtype and shape: so a model never exists twice in
+// memory, nor, if it is read in that order too, once.
 struct OutTensor {
   std::string name;
   DType dtype;

@@ -7,6 +7,8 @@
 #include "core/console.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "recipe/bench_decode.h"
+#include "recipe/bench_model.h"
 #include "recipe/steps.h"
 
 namespace qad::cli {
@@ -17,6 +19,7 @@ struct Options {
   ComputeOptions compute;
   std::string masters = "fp32", states = "fp32", gradients = "fp32", logits = "fp32";
   bool plain = false, eager = false, json = false;
+  recipe::DecodeBenchOptions decode;
 };
 
 Json as_json(const Options& o, const recipe::BenchResult& r) {
@@ -70,13 +73,43 @@ void print(const Options& o, const recipe::BenchResult& r) {
   fmt::print("{:<34} {:>10.2f}\n", "all operators", sum * 1e3);
 }
 
+int decode(const Options& o) {
+  recipe::DecodeBenchOptions options = o.decode;
+  options.model = o.bench.model;
+  options.device = o.compute.device;
+  options.cuda_graphs = !o.eager;
+  const recipe::DecodeBenchResult r = recipe::bench_decode(options);
+  if (o.json) {
+    fmt::print("{}\n", Json{{"machine", r.machine},
+                            {"model", options.model},
+                            {"texts", options.texts},
+                            {"prompt_tokens", options.prompt_tokens},
+                            {"new_tokens", options.new_tokens},
+                            {"cuda_graphs", options.device != "cpu" && options.cuda_graphs},
+                            {"tokens_per_second", r.tokens_per_second},
+                            {"read_seconds", r.read_seconds},
+                            {"first_seconds", r.first_seconds},
+                            {"seconds", r.seconds}}
+                           .dump(2));
+    return 0;
+  }
+  fmt::print("machine     {}\n", r.machine);
+  fmt::print("model       {}, {} texts at once, {} tokens read and {} written each\n",
+             options.model, options.texts, options.prompt_tokens, options.new_tokens);
+  fmt::print("speed       {} new tokens/s; {:.1f} ms reading, {:.1f} ms the first time\n",
+             human_count(r.tokens_per_second), 1e3 * r.read_seconds, 1e3 * r.first_seconds);
+  return 0;
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app) {
   Command command(app, "bench",
-                  "speed of distillation on random weights and tokens, beside the machine's limit");
+                  "speed of distillation (or writing) on random weights and tokens, beside the "
+                  "machine's limit");
   auto o = std::make_shared<Options>();
   o->bench.train = {};
+  o->decode.texts = 0;
   o->bench.train.steps = 10;
   o->bench.train.learning_rate = 1e-6;
   o->bench.train.seq_len = 1024;
@@ -102,10 +135,16 @@ void add_bench(CLI::App& app) {
       "--recompute-layers", o->bench.recompute_layers,
       "first layers that run again in the backward pass; a GPU short of memory takes more",
       std::int64_t{0});
+  command.number("--texts", o->decode.texts,
+                 "measure writing instead, of so many texts at once (with --prompt-tokens, "
+                 "--new-tokens, --no-cuda-graphs)");
+  command.number("--prompt-tokens", o->decode.prompt_tokens, "of each text", std::int64_t{1});
+  command.number("--new-tokens", o->decode.new_tokens, "of each text", std::int64_t{1});
   command.flag("--json", o->json, "one JSON object on stdout");
   add_compute_options(command, o->compute);
   command.run([o] {
     apply(o->compute);
+    if (o->decode.texts > 0) return decode(*o);
     o->bench.device = o->compute.device;
     o->bench.quantize = !o->plain;
     o->bench.train.split_masters = o->masters == "split";

@@ -20,7 +20,7 @@ struct Options {
   std::string model, teacher, mask = "all", protocol, label;
   std::optional<std::string> data, tasks, output;
   std::vector<std::string> sets;
-  std::int64_t seq_len = 512, documents = 0, batch_size = 64;
+  std::int64_t seq_len = 512, documents = 0, batch_size = 0;
   std::uint64_t seed = 0;
   double cache_gb = 1;
   bool json = false, list = false, keys = false;
@@ -163,8 +163,9 @@ void add_evaluate(CLI::App& app) {
                "sampling of a model family: a name or .yaml of {TASK: {KEY: VALUE}}");
   command.text("--label", o->label, "the model's name in tables");
   command.number("--seed", o->seed, "of samples and of the order of choices", std::uint64_t{0});
-  command.number("--batch-size", o->batch_size, "responses that are written at once",
-                 std::int64_t{1});
+  command.number("--batch-size", o->batch_size,
+                 "responses that are written at once; 0: 64 on a CPU, 256 on a GPU",
+                 std::int64_t{0});
   command.number("--cache-gb", o->cache_gb, "memory for keys and values");
   command.exclude("--data", "--tasks");
   add_compute_options(command, o->compute);

@@ -21,7 +21,8 @@ struct Options {
   generate::SamplingOptions sampling;
   std::int64_t samples = 1;
   double cache_gb = 1;
-  std::int64_t batch_size = 64;
+  std::int64_t batch_size = 0;
+  bool eager = false;
   ComputeOptions compute;
 };
 
@@ -53,6 +54,7 @@ int write_many(const Options& o, const recipe::LoadedModel& loaded) {
   recipe::CompletionsJob job{*o.prompts, *o.output, o.chat, o.samples, o.sampling, {}};
   job.engine.most_sequences = o.batch_size;
   job.engine.cache_bytes = o.cache_gb * 1e9;
+  job.engine.cuda_graphs = !o.eager;
   const recipe::CompletionsResult r = recipe::write_completions(loaded, job);
   if (r.earlier > 0) note("{} completions were there from a run before", r.earlier);
   note("{}: {} completions, {} tokens in {}, {} tokens/s", *o.output, r.completions,
@@ -76,8 +78,10 @@ void add_generate(CLI::App& app) {
   command.flag("--chat", o->chat, "a prompt is a user's message, rendered by the chat template");
   add_sampling_options(command, o->sampling);
   command.number("--samples", o->samples, "of each of --prompts", std::int64_t{1});
-  command.number("--batch-size", o->batch_size, "texts of --prompts that are written at once",
-                 std::int64_t{1});
+  command.flag("--no-cuda-graphs", o->eager, "on a GPU: start every kernel by itself");
+  command.number("--batch-size", o->batch_size,
+                 "texts of --prompts that are written at once; 0: 64 on a CPU, 256 on a GPU",
+                 std::int64_t{0});
   command.number("--cache-gb", o->cache_gb, "memory for keys and values of --prompts");
   command.exclude("--prompt", "--prompts");
   add_compute_options(command, o->compute);

@@ -7,14 +7,73 @@
 #include "core/json.h"
 #include "models/config.h"
 #include "models/model.h"
+#include "quantize/policy.h"
+#include "recipe/steps.h"
 
 namespace qad::cli {
 namespace {
 
 struct Options {
   std::string model;
+  std::optional<std::string> plan;
   bool json = false, tensors = false;
 };
+
+// The config.json of a model of which there may be nothing else.
+models::ModelConfig config_of(const fs::path& path) {
+  const bool folder = fs::is_directory(path);
+  if (!folder && path.extension() != ".json") {
+    const checkpoint::Checkpoint c = checkpoint::open(path);
+    return models::parse_config(c.config, c.generation_config);
+  }
+  return models::parse_config(read_json(folder ? path / "config.json" : path), Json());
+}
+
+// What quantisation by a policy would make of a model, from its config.json alone.
+int plan(const Options& o) {
+  const models::ModelConfig config = config_of(o.model);
+  const auto rows = quantize::coverage(models::build(config), recipe::policy_named(*o.plan));
+  double before = 0, after = 0;
+  for (const quantize::CoverageRow& row : rows) {
+    before += static_cast<double>(row.bytes_before);
+    after += static_cast<double>(row.bytes_after);
+  }
+  if (o.json) {
+    Json j = {{"architecture", config.architecture},
+              {"policy", *o.plan},
+              {"bytes_before", before},
+              {"bytes_after", after},
+              {"rows", Json::array()}};
+    for (const quantize::CoverageRow& row : rows)
+      j["rows"].push_back({{"kind", row.kind},
+                           {"tensors", row.tensors},
+                           {"parameters", row.parameters},
+                           {"bytes_before", row.bytes_before},
+                           {"bytes_after", row.bytes_after},
+                           {"quantized", row.quantized},
+                           {"why", row.why}});
+    fmt::print("{}\n", j.dump(2));
+    return 0;
+  }
+  fmt::print("{}: {} under {}\n{}{} in BF16, {} quantised\n", o.model, config.architecture, *o.plan,
+             quantize::coverage_table(rows), human_bytes(before), human_bytes(after));
+  return 0;
+}
+
+// How many layers have each kind of mixer and feed-forward, in the order in which they appear.
+Json layer_kinds(const models::ModelConfig& config) {
+  Json kinds = Json::object();
+  const auto count = [&](const char* kind, bool has) {
+    if (has) kinds[kind] = kinds.value(kind, 0) + 1;
+  };
+  for (const models::LayerConfig& layer : config.layers) {
+    count("attention", layer.attention.has_value());
+    count("mamba", layer.mamba.has_value());
+    count("mlp", layer.mlp.has_value());
+    count("experts", layer.experts.has_value());
+  }
+  return kinds;
+}
 
 Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config) {
   std::int64_t bytes = 0;
@@ -33,6 +92,7 @@ Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config
   j["parameters"] = models::parameter_count(config);
   j["bytes"] = bytes;
   j["layers"] = config.layers.size();
+  j["layer_kinds"] = layer_kinds(config);
   j["hidden_size"] = config.hidden;
   j["vocab_size"] = config.vocabulary;
   j["tied_embeddings"] = config.tied;
@@ -51,7 +111,12 @@ void add_inspect(CLI::App& app) {
   command.required("model", o->model, "an HF folder, a .gguf or a llama2.c .bin");
   command.flag("--json", o->json, "one JSON object on stdout");
   command.flag("--tensors", o->tensors, "list every tensor");
+  command.optional("--plan", o->plan,
+                   "what quantisation would make of it: a policy (nvfp4, ...) or a recipe file; of "
+                   "a folder with config.json alone, or that file");
+  command.exclude("--plan", "--tensors");
   command.run([o] {
+    if (o->plan) return plan(*o);
     const checkpoint::Checkpoint c = checkpoint::open(o->model);
     const models::ModelConfig config = models::parse_config(c.config, c.generation_config);
     const Json j = describe(c, config);
@@ -62,8 +127,11 @@ void add_inspect(CLI::App& app) {
     fmt::print("{}: {}, {}\n", o->model, config.architecture, c.format);
     fmt::print("  {} parameters, {}, {} tensors ({})\n", human_count(j["parameters"].get<double>()),
                human_bytes(j["bytes"].get<double>()), c.tensors.size(), j["tensor_types"].dump());
-    fmt::print("  {} layers, hidden {}, vocabulary {}{}\n", config.layers.size(), config.hidden,
-               config.vocabulary, config.tied ? ", tied head" : "");
+    std::string kinds;
+    for (const auto& [kind, layers] : j["layer_kinds"].items())
+      kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", layers.get<int>(), kind);
+    fmt::print("  {} layers ({}), hidden {}, vocabulary {}{}\n", config.layers.size(), kinds,
+               config.hidden, config.vocabulary, config.tied ? ", tied head" : "");
     const checkpoint::Quantization q = checkpoint::read_quantization(c.quantization);
     fmt::print("  quantisation: {}\n", q.algo.empty() ? "none" : q.algo + " (" + q.method + ")");
     if (o->tensors)

@@ -49,33 +49,34 @@ recipe::Recipe recipe_of(const Options& o) {
 }  // namespace
 
 void add_quantize(CLI::App& app) {
-  Command command(app, "quantize",
-                  "post-training quantisation: an NVFP4 checkpoint without training");
+  Command command(
+      app, "quantize",
+      "post-training quantisation: an NVFP4 checkpoint without training, layer by layer; "
+      "the model may be larger than memory");
   auto o = std::make_shared<Options>();
   command.required("model", o->model, "BF16 checkpoint: an HF folder, a .gguf or a llama2.c .bin");
   command.required("-o,--output", o->output, "folder to write");
-  command.text("--recipe", o->recipe, "nvfp4, nvfp4-weight-only, nvfp4-mlp-only, or a recipe file");
+  command.text("--recipe", o->recipe,
+               fmt::format("{}, or a recipe file", fmt::join(quantize::presets(), ", ")));
   for (std::size_t i = 0; i < kFlags.size(); ++i)
     command.optional(kFlags[i][0], o->shorts[i], kFlags[i][2]);
   command.repeated("--set", o->sets, "key=value: a recipe key under quantize or calibration");
   add_compute_options(command, o->compute);
   command.run([o] {
     apply(o->compute);
-    const models::Placement placement = models::placement_of(o->compute.device);
+    const models::Placement placement = models::decoding_placement_of(o->compute.device);
     const recipe::Recipe r = recipe_of(*o);
     checkpoint::check_writable_target(o->output, o->model);
-    recipe::LoadedModel loaded = recipe::load_model(o->model, placement);
-    check(!loaded.quantized(), "quantize", "{}: is already quantised", o->model);
+    recipe::LoadedModel opened = recipe::open_model(o->model, placement);
+    check(!opened.quantized(), "quantize", "{}: is already quantised", o->model);
     const quantize::Policy policy = recipe::policy_of(r);
-    const auto rows = quantize::coverage(loaded.model, policy);
-    const auto batches = recipe::calibration_batches(r, loaded.tokenizer);
-    const std::vector<at::Tensor> originals = recipe::values_of(loaded.model);
-    recipe::calibrate_and_quantize(loaded.model, policy, batches);
+    const auto rows = quantize::coverage(opened.model, policy);
+    const auto batches = recipe::calibration_batches(r, opened.tokenizer);
     const std::string data = r.calibration.data.empty() && !r.data.train.empty()
                                  ? r.data.train.front().file
                                  : r.calibration.data;
-    recipe::write_checkpoint(
-        o->output, loaded.model, originals, loaded.source, r.format,
+    recipe::quantize_on_disk(
+        o->output, opened.source, opened.model, policy, batches, r.format,
         fmt::format(
             "Post-training quantisation of {}, policy {}{}.\n", checkpoint::model_name(o->model),
             r.quantize.policy,

@@ -160,9 +160,26 @@ void MappedFile::read(std::size_t offset, std::span<std::byte> out) const {
   }
 }
 
-void MappedFile::release_pages() const {
-  if (const auto b = bytes(); !b.empty())
-    ::madvise(const_cast<std::byte*>(b.data()), b.size(), MADV_DONTNEED);
+namespace {
+
+// madvise on the pages that lie in `part`, which may share its first and last with others.
+void advise(std::span<const std::byte> part, int advice) {
+  if (part.empty()) return;
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(part.data()) / page * page;
+  const auto end = reinterpret_cast<std::uintptr_t>(part.data()) + part.size();
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+}
+
+}  // namespace
+
+// A page that others still read is read again.
+void MappedFile::release_pages(std::span<const std::byte> part) const {
+  advise(part, MADV_DONTNEED);
+}
+
+void MappedFile::prefetch(std::span<const std::byte> part) const {
+  advise(part, MADV_WILLNEED);
 }
 
 std::string_view MappedFile::text() const {
@@ -199,6 +216,19 @@ void AtomicFile::write(const void* data, std::size_t bytes) {
     if (n < 0 && errno == EINTR) continue;
     check(n > 0, "write", "{}: {}; nothing was left behind", path_.string(), std::strerror(errno));
     p += n;
+    bytes -= static_cast<std::size_t>(n);
+  }
+}
+
+void AtomicFile::write_at(std::uint64_t offset, const void* data, std::size_t bytes) {
+  const char* p = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t n = ::pwrite(fd_, p, std::min<std::size_t>(bytes, std::size_t{1} << 30),
+                               static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    check(n > 0, "write", "{}: {}; nothing was left behind", path_.string(), std::strerror(errno));
+    p += n;
+    offset += static_cast<std::uint64_t>(n);
     bytes -= static_cast<std::size_t>(n);
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <span>
@@ -23,7 +24,10 @@ class MappedFile {
   std::string_view text() const;
   const fs::path& path() const { return path_; }
   // Gives the pages that were read back to the system; they are read again when touched again.
-  void release_pages() const;
+  void release_pages() const { release_pages(bytes()); }
+  void release_pages(std::span<const std::byte> part) const;
+  // Has the system read these pages while we do something else.
+  void prefetch(std::span<const std::byte> part) const;
   // Fills `out` with the bytes from `offset` on, past the map: large reads of bytes that are needed
   // once cost no page faults. Throws Error if the file no longer has them.
   void read(std::size_t offset, std::span<std::byte> out) const;
@@ -57,6 +61,8 @@ class AtomicFile {
   ~AtomicFile();
   void write(const void* data, std::size_t bytes);  // throws Error on a full disk
   void write(std::string_view text) { write(text.data(), text.size()); }
+  // The same from `offset` on, which is not where write() goes on; what nobody wrote is 0.
+  void write_at(std::uint64_t offset, const void* data, std::size_t bytes);
   void commit();
 
  private:

@@ -73,6 +73,12 @@ void swiglu(Type type, const void* gate_up, std::int64_t rows, std::int64_t cols
 void swiglu_backward(Type type, const void* grad, const void* gate_up, std::int64_t rows,
                      std::int64_t cols, void* dgate_up, cudaStream_t stream);
 
+// y [rows, outputs] = x [rows, columns] weight^T + bias, all BF16; bias null: none. For up to
+// kMostLinearRows rows, columns in eights and 16-byte aligned x and weight.
+constexpr std::int64_t kMostLinearRows = 16;
+void linear_rows(const void* x, const void* weight, const void* bias, std::int64_t rows,
+                 std::int64_t outputs, std::int64_t columns, void* y, cudaStream_t stream);
+
 // One attention over packed documents, as ops::attention describes it.
 struct AttentionShape {
   std::int64_t tokens, heads, kv_heads, dim, documents;

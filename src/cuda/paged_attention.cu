@@ -1,13 +1,12 @@
-// Attention over a paged cache, for decoding: a block takes up to eight rows (queries of heads that
-// share a key-value head) and reads each key and value once for them. Its warps take 32 keys in
-// turn, each with a softmax of its own that is rescaled as it goes; they are put together at the
-// end. Where that leaves the device idle, several blocks share a context, and a second kernel puts
-// theirs together (Dao et al., Flash-Decoding).
+// Attention over a paged cache, whatever is new (decode_attention.cu is faster for a token of each
+// sequence): a block takes up to eight rows (queries of heads that share a key-value head) and
+// reads each key and value once for them. Its warps take 32 keys in turn, each with a softmax of
+// its own that is rescaled as it goes; they are put together at the end. Where that leaves the
+// device idle, several blocks share a context, and a second kernel puts theirs together (Dao et
+// al., Flash-Decoding).
 #include <math_constants.h>
 
-#include <cfloat>
-
-#include "cuda/launch.h"
+#include "cuda/paged.cuh"
 #include "cuda/reduce.cuh"
 #include "cuda/vector.cuh"
 
@@ -15,11 +14,7 @@ namespace qad::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kMostRows = 8;
 constexpr int kSplitKeys = 256;  // a block's share of a context is no shorter, for its overhead
-constexpr float kLog2E = 1.44269504089f;
-// Where no key was seen yet. Finite, so that 2^(kLowest - kLowest) is 1.
-constexpr float kLowest = -FLT_MAX;
 
 // Which rows a block takes: `tokens` neighbours of a sequence, of each `heads` of the group.
 struct Tiling {
@@ -28,14 +23,6 @@ struct Tiling {
 
 __device__ int new_tokens(const PagedShape& s, std::int64_t sequence) {
   return s.starts[sequence + 1] - s.starts[sequence];
-}
-
-// The page of a token and its place there, in tokens from the cache's beginning; -1: no such page.
-__device__ std::int64_t place_of(const PagedShape& s, std::int64_t sequence, std::int64_t token) {
-  const std::int64_t index = token / s.page_tokens;
-  if (token < 0 || index >= s.pages_each) return -1;
-  const std::int64_t page = s.pages[sequence * s.pages_each + index];
-  return page < 0 || page >= s.pages_held ? -1 : page * s.page_tokens + token % s.page_tokens;
 }
 
 // The last sequence for which first(sequence) <= i.
@@ -264,9 +251,9 @@ __global__ void join_kernel(std::int64_t rows, int dim, int splits, const float*
 
 Tiling tiling_of(const PagedShape& s) {
   const auto group = static_cast<int>(s.heads / s.kv_heads);
-  const int heads = group < kMostRows ? group : kMostRows;
-  const int tokens =
-      static_cast<int>(s.longest_new < kMostRows / heads ? s.longest_new : kMostRows / heads);
+  const int heads = group < kMostPagedRows ? group : kMostPagedRows;
+  const int tokens = static_cast<int>(
+      s.longest_new < kMostPagedRows / heads ? s.longest_new : kMostPagedRows / heads);
   return {tokens < 1 ? 1 : tokens, heads, static_cast<int>(blocks_for(group, heads))};
 }
 
@@ -281,7 +268,7 @@ void for_rows(int rows, F&& f) {
   else if (rows <= 4)
     f.template operator()<4>();
   else
-    f.template operator()<kMostRows>();
+    f.template operator()<kMostPagedRows>();
 }
 
 // Calls f<T, kRows, kChunks>().
@@ -302,13 +289,10 @@ void for_shape(Type type, int rows, std::int64_t dim, F&& f) {
 }  // namespace
 
 int paged_attention_splits(const PagedShape& s) {
-  int device = 0, processors = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
   const Tiling tiling = tiling_of(s);
   // Four blocks a processor hide what memory takes; a split in two that fills less gains nothing.
   const std::int64_t blocks = tiles_of(s, tiling) * s.kv_heads * tiling.parts;
-  const std::int64_t wanted = 4 * processors / (blocks > 0 ? blocks : 1);
+  const std::int64_t wanted = 4 * processors_of_device() / (blocks > 0 ? blocks : 1);
   const std::int64_t most = blocks_for(s.longest, kSplitKeys);
   const std::int64_t splits = wanted < most ? wanted : most;
   return splits < 1 ? 1 : static_cast<int>(splits);
@@ -328,9 +312,11 @@ void paged_attention(Type type, const PagedShape& s, const void* qkv, void* keys
     const T* in = static_cast<const T*>(qkv);
     T *k = static_cast<T*>(keys), *v = static_cast<T*>(values), *y = static_cast<T*>(out);
     const bool wide = s.dim % kWide<T> == 0 && reinterpret_cast<std::uintptr_t>(k) % 16 == 0;
-    store_kernel<<<static_cast<unsigned>(s.tokens), 128, 0, stream>>>(s, in, k, v);
-    paged_kernel<T, kRows, kChunks>
-        <<<grid, 32 * kWarps, 0, stream>>>(s, tiling, in, k, v, wide, y, mixes, sums);
+    if (!decode_attention(type, s, qkv, keys, values, splits, mixes, sums, out, stream)) {
+      store_kernel<<<static_cast<unsigned>(s.tokens), 128, 0, stream>>>(s, in, k, v);
+      paged_kernel<T, kRows, kChunks>
+          <<<grid, 32 * kWarps, 0, stream>>>(s, tiling, in, k, v, wide, y, mixes, sums);
+    }
     if (splits > 1)
       join_kernel<<<static_cast<unsigned>(blocks_for(rows, kWarps)), 32 * kWarps, 0, stream>>>(
           rows, static_cast<int>(s.dim), splits, mixes, sums, y);

@@ -11,15 +11,16 @@ namespace {
 class Graph final : public models::Recording {
  public:
   explicit Graph(const std::function<void()>& work) {
-    // One pool for all: they never run at once.
-    static const at::MempoolId_t pool = at::cuda::graph_pool_handle();
+    // One pool for all that live: they never run at once. PyTorch takes no pool back that was let
+    // go of.
+    if (living_ == 0) pool_ = at::cuda::graph_pool_handle();
     // What ran before left memory with the allocator that the pool cannot use.
     c10::cuda::CUDACachingAllocator::emptyCache();
     const c10::cuda::CUDAStream before = c10::cuda::getCurrentCUDAStream();
     const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
     before.synchronize();
     const c10::cuda::CUDAStreamGuard guard(stream);
-    graph_.capture_begin(pool);
+    graph_.capture_begin(pool_);
     try {
       work();
     } catch (...) {
@@ -30,10 +31,14 @@ class Graph final : public models::Recording {
       throw;
     }
     graph_.capture_end();
+    ++living_;
   }
+  ~Graph() override { --living_; }
   void replay() override { graph_.replay(); }
 
  private:
+  inline static at::MempoolId_t pool_;
+  inline static std::int64_t living_ = 0;
   at::cuda::CUDAGraph graph_;
 };
 

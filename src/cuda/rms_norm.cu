@@ -1,6 +1,7 @@
 // Root-mean-square norm, with the residual sum before it and the quantisation after it. Rows that
 // fit into registers are read once: a warp takes a row, or as many warps as it needs. Others, and
 // rows that cannot be read 16 bytes at a time, are read twice.
+#include "cuda/early.cuh"
 #include "cuda/quantize.cuh"
 #include "cuda/rms_norm_rows.cuh"
 
@@ -14,9 +15,13 @@ __global__ void __launch_bounds__(kMaxRowThreads)
                     const T* __restrict__ weight, float eps, std::int64_t rows, int cols,
                     Format format, T* __restrict__ sum, T* __restrict__ y, float* inverse) {
   __shared__ float scratch[32];
+  let_next_begin();
+  float v[V][N];
+  Raw<T, N> w_raw[V];  // read before the rest, not after the sum
+  load_raw_row<T, N>(weight, cols, w_raw);
+  wait_for_previous();
   const std::int64_t row = blockIdx.x * std::int64_t{blockDim.y} + threadIdx.y, at = row * cols;
   if (row >= rows) return;
-  float v[V][N];
   load_row(x + at, cols, v);
   if (delta != nullptr) {
     float d[V][N];
@@ -38,7 +43,7 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   unsigned clipped = 0;
   for_vectors_of<N, V>(cols, [&](int j, int i) {
     float w[N];
-    load(weight + i, w);
+    unpack<T>(w_raw[j], w);
 #pragma unroll
     for (int k = 0; k < N; ++k) v[j][k] = __fmul_rn(w[k], __fmul_rn(v[j][k], r));
     if constexpr (kQuantize) {
@@ -181,8 +186,8 @@ void rms_norm(Type type, const NormRows& in, const void* delta, float eps, const
       for_count(s.vectors, [&]<int V>() {
         const auto kernel =
             fused ? rms_norm_kernel<T, kWide<T>, V, true> : rms_norm_kernel<T, kWide<T>, V, false>;
-        kernel<<<blocks, threads, 0, stream>>>(x, d, w, eps, in.rows, cols, format_of(q),
-                                               static_cast<T*>(sum), static_cast<T*>(y), inverse);
+        launch(in.rows <= kMostEarlyRows, kernel, blocks, threads, stream, x, d, w, eps, in.rows,
+               cols, format_of(q), static_cast<T*>(sum), static_cast<T*>(y), inverse);
       });
     } else {
       rms_norm_long_kernel<T><<<static_cast<unsigned>(in.rows), 512, 0, stream>>>(

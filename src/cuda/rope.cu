@@ -2,6 +2,7 @@
 // so FP32 results have its bits.
 #include <math_constants.h>
 
+#include "cuda/early.cuh"
 #include "cuda/launch.h"
 #include "cuda/vector.cuh"
 
@@ -15,6 +16,8 @@ template <class T, int N>
 __global__ void rope_kernel(const T* x, const float* cos, const float* sin,
                             const std::int64_t* positions, std::int64_t table_rows, int heads,
                             int half, int rotated, float sign, T* y) {
+  let_next_begin();
+  wait_for_previous();
   const std::int64_t token = blockIdx.x;
   const int pair = (blockIdx.y * kThreads + threadIdx.x) * N, head = pair / half, i = pair % half;
   if (head >= heads) return;
@@ -52,9 +55,9 @@ void rope(Type type, const void* x, const float* cos, const float* sin,
       [&]<class T, int N>() {
         const dim3 grid(static_cast<unsigned>(tokens),
                         static_cast<unsigned>(blocks_for(heads * half, kThreads * N)));
-        rope_kernel<T, N><<<grid, kThreads, 0, stream>>>(
-            static_cast<const T*>(x), cos, sin, positions, table_rows, static_cast<int>(heads),
-            static_cast<int>(half), static_cast<int>(rotated), sign, static_cast<T*>(y));
+        launch(tokens <= kMostEarlyRows, rope_kernel<T, N>, grid, kThreads, stream,
+               static_cast<const T*>(x), cos, sin, positions, table_rows, static_cast<int>(heads),
+               static_cast<int>(half), static_cast<int>(rotated), sign, static_cast<T*>(y));
       },
       x, y);
 }

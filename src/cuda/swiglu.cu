@@ -1,5 +1,6 @@
 // SwiGLU on the joined gate and up projections, quantised if wanted: elementwise, one pass each
 // way.
+#include "cuda/early.cuh"
 #include "cuda/quantize.cuh"
 
 namespace qad::cuda {
@@ -21,6 +22,8 @@ __device__ float sigmoid(float x) {
 template <class T, int N, bool kQuantize>
 __global__ void __launch_bounds__(kThreads)
     swiglu_kernel(const T* gate_up, int cols, Format format, T* y) {
+  let_next_begin();
+  wait_for_previous();
   const std::int64_t row = blockIdx.x;
   const int i = (blockIdx.y * blockDim.x + threadIdx.x) * N;
   if (i >= cols) return;

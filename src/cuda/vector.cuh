@@ -122,6 +122,13 @@ __host__ __device__ inline std::int64_t blocks_for(std::int64_t items, std::int6
   return (items + per_block - 1) / per_block;
 }
 
+inline int processors_of_device() {
+  int device = 0, processors = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  return processors;
+}
+
 // As many blocks as the device runs at once, or fewer if they have nothing to do: for kernels whose
 // blocks take turns.
 template <auto kKernel>
@@ -131,10 +138,7 @@ unsigned fill_device(std::int64_t blocks, int threads) {
     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fit, kKernel, threads, 0);
     return fit;
   }();
-  int device = 0, processors = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-  const std::int64_t most = std::int64_t{processors} * each;
+  const std::int64_t most = std::int64_t{processors_of_device()} * each;
   return static_cast<unsigned>(blocks < most ? blocks : most);
 }
 

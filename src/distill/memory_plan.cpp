@@ -38,8 +38,11 @@ constexpr double kCudaLogits = 4096.0 * (1 << 20);
 
 // Bytes a token that a layer's operators save between forward and backward (given to record in
 // src/ops): norms their input and a float a row; each linear its input, as it is or packed;
-// attention the rotated q, k, v, its result and a float a head; SwiGLU its input; q/k norms their
-// input besides. A result that the next linear reads unquantised is saved once.
+// attention the rotated q, k, v, its result and a float a head; Mamba what it projects, the
+// convolution's result, the scan's, and a float a group; SwiGLU and squared ReLU their input; q/k
+// norms their input besides. A result that the next linear reads unquantised is saved once. Experts
+// have as many rows as experts are chosen for a token: inputs, which are never packed, what is
+// activated and the results; the router has what enters all of them.
 double saved_per_token(const models::Model& shape, const models::Layer& layer,
                        const quantize::Policy& policy, double value, bool packs) {
   const auto input = [&](const models::Linear& l, bool saved_anyway) {
@@ -63,10 +66,30 @@ double saved_per_token(const models::Model& shape, const models::Layer& layer,
              heads * kFloat + input(layer.attention->output, true);
     if (a.qk_norm) bytes += (q + kv) * value + (heads + static_cast<double>(a.kv_heads)) * kFloat;
   }
+  if (layer.mamba) {
+    const models::MambaConfig& m = layer.mamba->config;
+    const auto projected = layer.mamba->in.weight.value.size(0);
+    bytes += norm + input(layer.mamba->in, false) +
+             static_cast<double>(projected + m.conv_channels() + m.inner()) * value +
+             static_cast<double>(m.groups) * kFloat + input(layer.mamba->out, false);
+  }
   if (layer.mlp) {
-    const double width = static_cast<double>(layer.mlp->config.width);
+    const double activated = static_cast<double>(layer.mlp->gate_up.weight.value.size(0));
     bytes +=
-        norm + input(layer.mlp->gate_up, false) + 2 * width * value + input(layer.mlp->down, false);
+        norm + input(layer.mlp->gate_up, false) + activated * value + input(layer.mlp->down, false);
+  }
+  if (layer.experts) {
+    const models::Experts& m = *layer.experts;
+    const double hidden = static_cast<double>(shape.config.hidden),
+                 width = static_cast<double>(m.config.width),
+                 chosen = static_cast<double>(m.config.chosen);
+    const double activated = static_cast<double>(m.routed.front().gate_up.weight.value.size(0));
+    bytes += norm + hidden * value + chosen * (2 * hidden + activated + width) * value +
+             chosen * 5 * kFloat;  // weights, scores, numbers of experts and rows
+    if (m.shared)
+      bytes += input(m.shared->gate_up, true) +
+               static_cast<double>(m.shared->gate_up.weight.value.size(0)) * value +
+               input(m.shared->down, false);
   }
   return bytes;
 }
@@ -126,11 +149,27 @@ double master_bytes(const models::Model& shape, const quantize::Policy& policy,
 }
 
 // The most values a token on their way through a layer's backward pass: the gradient of the
-// residual stream, SwiGLU's of its result, and that of its input.
+// residual stream, the activation's of its result, and that of its input; of experts the same, or
+// those of what enters and leaves a product, for all rows of a token; in Mamba the scan's inputs'
+// beside what they become together, the projection's.
 std::int64_t passing_per_token(const models::ModelConfig& config) {
   std::int64_t most = 0;
-  for (const models::LayerConfig& layer : config.layers)
-    if (layer.mlp) most = std::max(most, config.hidden + 3 * layer.mlp->width);
+  for (const models::LayerConfig& layer : config.layers) {
+    if (layer.mlp) {
+      const std::int64_t widths = layer.mlp->activation == models::Activation::swiglu ? 3 : 2;
+      most = std::max(most, config.hidden + widths * layer.mlp->width);
+    } else if (layer.experts) {
+      const models::ExpertsConfig& e = *layer.experts;
+      most =
+          std::max(most, config.hidden + e.chosen * std::max(2 * e.width, config.hidden + e.width));
+      most = std::max(most, 2 * config.hidden + 2 * e.shared_width);
+    }
+    if (layer.mamba) {
+      const std::int64_t projected =
+          layer.mamba->inner() + layer.mamba->conv_channels() + layer.mamba->heads;
+      most = std::max(most, config.hidden + 2 * projected);
+    }
+  }
   return most;
 }
 

@@ -120,34 +120,14 @@ void MicroStep::load(const data::Batch& batch, const at::Tensor& teacher_hidden)
   inputs_->teacher_hidden.copy_(teacher_hidden);
 }
 
-MicroStep::Recorded MicroStep::record() {
-  std::vector<std::int64_t> seen;
-  const auto linears = models::linears(student_);
-  for (const models::Linear* l : linears) seen.push_back(l->quant ? l->quant->seen : 0);
-  Recorded r;
-  r.graph = models::record_work(student_.placement.device,
-                                [&] { plainly(inputs_->batch, inputs_->teacher_hidden); });
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    models::LinearQuant* const quant = linears[i]->quant.get();
-    if (quant == nullptr) continue;
-    std::swap(seen[i], quant->seen);  // nothing was done yet
-    seen[i] -= quant->seen;
-  }
-  r.seen = std::move(seen);
-  return r;
-}
-
 void MicroStep::run(const data::Batch& batch, const at::Tensor& teacher_hidden) {
   const bool first = std::exchange(first_, false);
   if (!replays_) return plainly(batch.to(student_.placement.device), teacher_hidden);
   load(batch, teacher_hidden);
   const auto parameters = models::parameters(student_);
-  Recorded& r = first ? first_graph_ : next_graph_;
-  if (!r.graph) r = record();
-  r.graph->replay();
-  const auto linears = models::linears(student_);
-  for (std::size_t i = 0; i < linears.size(); ++i)
-    if (linears[i]->quant) linears[i]->quant->seen += r.seen[i];
+  std::optional<models::ModelRecording>& graph = first ? first_graph_ : next_graph_;
+  if (!graph) graph.emplace(student_, [&] { plainly(inputs_->batch, inputs_->teacher_hidden); });
+  graph->replay();
   if (first && gradients_.empty())
     for (const models::Parameter* p : parameters) gradients_.push_back(p->value.grad());
   for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -160,8 +140,8 @@ void MicroStep::run(const data::Batch& batch, const at::Tensor& teacher_hidden) 
 }
 
 void MicroStep::forget() {
-  first_graph_ = {};
-  next_graph_ = {};
+  first_graph_.reset();
+  next_graph_.reset();
   inputs_.reset();
   gradients_.clear();
   held_.clear();

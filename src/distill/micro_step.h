@@ -55,13 +55,8 @@ class MicroStep {
     at::Tensor teacher_hidden;
     bool equal = false;  // all documents have one length: attention has faster kernels for those
   };
-  struct Recorded {
-    std::unique_ptr<models::Recording> graph;
-    std::vector<std::int64_t> seen;  // what it adds to each linear's count of quantised values
-  };
   void plainly(const data::Batch& batch, const at::Tensor& teacher_hidden);
   void load(const data::Batch& batch, const at::Tensor& teacher_hidden);
-  Recorded record();
 
   models::Model& student_;
   const Teacher& teacher_;
@@ -72,7 +67,8 @@ class MicroStep {
   bool replays_ = false;  // this step
   bool first_ = true;     // of this step's micro-batches
   std::optional<Inputs> inputs_;
-  Recorded first_graph_, next_graph_;  // the first makes gradients, the next ones add to them
+  // The first makes gradients, the next ones add to them.
+  std::optional<models::ModelRecording> first_graph_, next_graph_;
   std::vector<at::Tensor> gradients_;  // of the first
   std::vector<at::Tensor> held_;       // what the recordings read besides
 };

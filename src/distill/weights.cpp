@@ -45,6 +45,7 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
 
 ops::Master Weights::held(std::size_t i, const at::Tensor& weights) {
   const models::Parameter& p = *parameters_[i];
+  if (p.constant) return ops::Master(p.value.detach());
   ops::Master master = config_.split_masters ? ops::split_master(weights.detach())
                                              : ops::Master(weights.to(at::kFloat));
   check(master.high.data_ptr() != p.value.data_ptr(), "train",
@@ -66,6 +67,7 @@ std::vector<std::string> Weights::names() const {
 
 void Weights::require_gradients(bool on) {
   for (models::Parameter* p : parameters_) {
+    if (p->constant) continue;
     p->value.set_requires_grad(on);
     p->value.mutable_grad().reset();
     if (on && !config_.bf16_gradients) p->value.set_grad_dtype(at::kFloat);

@@ -22,7 +22,7 @@ class Weights {
           const TrainConfig& config);
 
   // FP32, or split (config.split_masters). The high half of a parameter that is not quantised is
-  // its value, where that is BF16.
+  // its value, where that is BF16; the master of a constant is its value.
   const std::vector<ops::Master>& masters() const { return masters_; }
   std::vector<std::string> names() const;  // the first HF name of each parameter
 

@@ -6,21 +6,41 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/error.h"
+#include "ops/threads.h"
 
 namespace qad::generate {
 namespace {
 
-std::int64_t pages_for(const models::Model& model, const EngineOptions& o) {
-  check(o.most_sequences > 0 && o.most_tokens > 0 && o.page_tokens > 0, "engine",
-        "expected most_sequences, most_tokens and page_tokens above 0, found {}, {} and {}",
+EngineOptions resolved(const models::Model& model, EngineOptions o) {
+  check(o.most_sequences >= 0 && o.most_tokens >= 0 && o.page_tokens > 0, "engine",
+        "expected most_sequences and most_tokens from 0 and page_tokens above 0, found {}, {} "
+        "and {}",
         o.most_sequences, o.most_tokens, o.page_tokens);
+  const bool gpu = !model.placement.device.is_cpu();
+  if (o.most_sequences == 0) o.most_sequences = gpu ? 256 : 64;
+  if (o.most_tokens == 0) o.most_tokens = gpu ? 8192 : 512;
+  return o;
+}
+
+// How many texts can be written at once.
+std::int64_t slots_for(const models::Model& model, const EngineOptions& o) {
+  const double each = models::bytes_of_slot(model);
+  if (each == 0) return o.most_sequences;
+  const double fit = std::min(o.cache_bytes / 2 / each, 1e6);
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(fit), 1, o.most_sequences);
+}
+
+std::int64_t pages_for(const models::Model& model, const EngineOptions& o, std::size_t slots) {
+  const double states = static_cast<double>(slots) * models::bytes_of_slot(model);
   const double each = std::max(1.0, models::bytes_of_page(model, o.page_tokens));
-  check(o.cache_bytes >= each, "engine", "cache: expected at least a page of {} bytes, found {}",
-        each, o.cache_bytes);
+  check(o.cache_bytes >= states + each, "engine",
+        "cache: expected at least a page of {} bytes{}, found {}", each,
+        states > 0 ? fmt::format(" beside the {} of a text's states", states) : "", o.cache_bytes);
   // Page numbers are int32; a hybrid's few layers of attention need no more than this either.
-  return static_cast<std::int64_t>(std::min(o.cache_bytes / each, 1e6));
+  return static_cast<std::int64_t>(std::min((o.cache_bytes - states) / each, 1e6));
 }
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
@@ -36,9 +56,16 @@ bool contains(const std::vector<Id>& ids, text::TokenId id) {
 
 Engine::Engine(const models::Model& model, const EngineOptions& options)
     : model_(model),
-      options_(options),
-      pages_(pages_for(model, options), options.page_tokens),
-      cache_(models::make_paged_cache(model, pages_.count(), options.page_tokens)) {}
+      options_(resolved(model, options)),
+      free_slots_(static_cast<std::size_t>(slots_for(model, options_))),
+      has_states_(models::bytes_of_slot(model) > 0),
+      pages_(pages_for(model, options_, free_slots_.size()), options_.page_tokens),
+      cache_(models::make_paged_cache(model, pages_.count() + 1, options_.page_tokens,
+                                      static_cast<std::int64_t>(free_slots_.size()))) {
+  if (!model.placement.device.is_cpu() && options_.cuda_graphs)
+    recorded_.emplace(model_, cache_, static_cast<Pages::Page>(pages_.count()));
+  std::iota(free_slots_.begin(), free_slots_.end(), 0);
+}
 
 void Engine::check_request(const std::vector<text::TokenId>& prompt,
                            const SamplingOptions& sampling) const {
@@ -85,6 +112,8 @@ void Engine::release(Sequence& s) {
   s.pages.clear();
   s.contents.clear();
   s.cached = 0;
+  if (s.slot >= 0) free_slots_.push_back(s.slot);
+  s.slot = -1;
 }
 
 void Engine::end(std::unique_ptr<Sequence> s, Finish finish) {
@@ -124,7 +153,7 @@ bool Engine::make_room(Sequence& s, std::int64_t tokens, std::size_t index) {
 
 // At least the last token is read, since the next one comes of it.
 void Engine::find_prefix(Sequence& s) {
-  if (!options_.reuse_prefixes || s.request.prompt_log_probs) return;
+  if (!options_.reuse_prefixes || has_states_ || s.request.prompt_log_probs) return;
   const std::int64_t size = options_.page_tokens;
   while (s.cached + size < static_cast<std::int64_t>(s.tokens.size())) {
     const auto found = pages_.find(s.contents.empty() ? 0 : s.contents.back(),
@@ -154,8 +183,9 @@ std::vector<Engine::Share> Engine::plan() {
   };
   // In the order of admission: who gives up pages comes later, and has no share yet.
   for (std::size_t i = 0; i < running_.size(); ++i) take(i);
-  while (budget > 0 && !waiting_.empty() &&
-         static_cast<std::int64_t>(running_.size()) < options_.most_sequences) {
+  while (budget > 0 && !waiting_.empty() && !free_slots_.empty()) {
+    waiting_.front()->slot = free_slots_.back();
+    free_slots_.pop_back();
     find_prefix(*waiting_.front());
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
@@ -222,9 +252,21 @@ void Engine::tell_prompt(Sequence& s, const at::Tensor& hidden) {
   }
 }
 
-void Engine::run(const std::vector<Share>& shares) {
+bool Engine::only_writes(const std::vector<Share>& shares) const {
+  return std::all_of(shares.begin(), shares.end(), [](const Share& share) {
+    return share.sequence->left() == 1 && !share.sequence->request.prompt_log_probs;
+  });
+}
+
+NextLogits Engine::write_on(const std::vector<Share>& shares) {
+  std::vector<RecordedPasses::Text> texts;
+  for (const auto& [s, tokens] : shares) texts.push_back({s->tokens.back(), s->cached, s->pages});
+  return recorded_->run(texts);
+}
+
+NextLogits Engine::read(const std::vector<Share>& shares) {
   std::vector<std::int64_t> ids, positions, last;
-  std::vector<std::int32_t> ends, lengths;
+  std::vector<std::int32_t> ends, lengths, slots;
   std::size_t most_pages = 0;
   models::PagedTokens t;
   for (const auto& [s, tokens] : shares) {
@@ -235,6 +277,7 @@ void Engine::run(const std::vector<Share>& shares) {
     const std::int64_t length = s->cached + tokens;
     ends.push_back(static_cast<std::int32_t>(ids.size()));
     lengths.push_back(static_cast<std::int32_t>(length));
+    slots.push_back(s->slot);
     if (s->left() == tokens) last.push_back(static_cast<std::int64_t>(ids.size()) - 1);
     t.longest = std::max(t.longest, length);
     most_pages = std::max(most_pages, s->pages.size());
@@ -242,38 +285,57 @@ void Engine::run(const std::vector<Share>& shares) {
   t.tokens = models::make_tokens(ids, ends);
   t.tokens.positions = at::tensor(positions);
   t.lengths = at::tensor(lengths, at::kInt);
+  t.slots = at::tensor(slots, at::kInt);
   t.pages = at::zeros(
       {static_cast<std::int64_t>(shares.size()), static_cast<std::int64_t>(most_pages)}, at::kInt);
   for (std::size_t i = 0; i < shares.size(); ++i)
     std::copy(shares[i].sequence->pages.begin(), shares[i].sequence->pages.end(),
               t.pages.data_ptr<std::int32_t>() + i * most_pages);
   const at::Tensor hidden = models::forward_paged(model_, t, cache_);
-  ++counts_.passes;
-  const at::NoGradGuard no_grad;
   for (std::size_t i = 0; i < shares.size(); ++i) {
     const auto& [s, tokens] = shares[i];
     if (s->request.prompt_log_probs) tell_prompt(*s, hidden.narrow(0, ends[i] - tokens, tokens));
+  }
+  if (last.empty()) return {};
+  const bool all = static_cast<std::int64_t>(last.size()) == hidden.size(0);
+  return next_logits(models::logits(
+      model_, all ? hidden : hidden.index_select(0, at::tensor(last).to(hidden.device()))));
+}
+
+void Engine::run(const std::vector<Share>& shares) {
+  const at::NoGradGuard no_grad;
+  const NextLogits next = recorded_ && only_writes(shares) ? write_on(shares) : read(shares);
+  ++counts_.passes;
+  std::vector<Sequence*> ready;  // whose next token comes of this pass
+  std::vector<bool> whole;       // whether that takes all of its logits
+  for (const auto& [s, tokens] : shares) {
     s->cached += tokens;
     note_full_pages(*s);
-  }
-  if (last.empty()) return;
-
-  const bool all = static_cast<std::int64_t>(last.size()) == hidden.size(0);
-  const at::Tensor rows =
-      all ? hidden : hidden.index_select(0, at::tensor(last).to(hidden.device()));
-  const at::Tensor logits = models::logits(model_, rows).to(at::kCPU, at::kFloat).contiguous();
-  std::vector<std::pair<Sequence*, Finish>> ended;
-  std::int64_t row = 0;
-  for (const auto& [s, tokens] : shares) {
     if (s->left() > 0) continue;
-    const std::span<const float> these(logits.const_data_ptr<float>() + row++ * logits.size(1),
-                                       static_cast<std::size_t>(logits.size(1)));
-    if (s->complete()) {  // the prompt's log-probabilities were all that was wanted
-      ended.emplace_back(s, Finish::length);
+    const SamplingOptions& o = s->request.sampling;
+    ready.push_back(s);
+    whole.push_back(o.temperature > 0 || o.repetition_penalty != 1 || s->request.log_probs);
+  }
+  if (ready.empty()) return;
+
+  const LogitRows rows(next, whole);
+  std::vector<text::TokenId> ids(ready.size());
+  ops::for_pieces(static_cast<std::int64_t>(ready.size()), [&](std::int64_t piece) {
+    const auto i = static_cast<std::size_t>(piece);
+    const Sequence& s = *ready[i];
+    if (s.complete()) return;  // the prompt's log-probabilities were all that was wanted
+    ids[i] = rows.has(i) ? sample(rows.row(i), s.request.sampling, s.tokens, s.made())
+                         : rows.likeliest(i);
+  });
+  std::vector<std::pair<Sequence*, Finish>> ended;
+  for (std::size_t i = 0; i < ready.size(); ++i) {
+    Sequence& s = *ready[i];
+    if (s.complete()) {
+      ended.emplace_back(&s, Finish::length);
       continue;
     }
-    const text::TokenId id = sample(these, s->request.sampling, s->tokens, s->made());
-    if (const auto finish = append(*s, id, these)) ended.emplace_back(s, *finish);
+    if (const auto finish = append(s, ids[i], rows.has(i) ? rows.row(i) : std::span<const float>()))
+      ended.emplace_back(&s, *finish);
   }
   for (const auto& [s, finish] : ended) end(take_out(s), finish);
 }

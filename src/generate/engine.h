@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "generate/generate.h"
+#include "generate/next_tokens.h"
 #include "generate/pages.h"
 #include "models/model.h"
 
@@ -41,11 +42,15 @@ struct Request {
 };
 
 struct EngineOptions {
-  std::int64_t most_sequences = 64;  // written at once
-  std::int64_t most_tokens = 512;    // of a pass: prompts are read in pieces of no more
+  // 0: what suits the device, on a CPU and a GPU 64 and 256 sequences, 512 and 8192 tokens.
+  std::int64_t most_sequences = 0;  // written at once
+  std::int64_t most_tokens = 0;     // of a pass: prompts are read in pieces of no more
   std::int64_t page_tokens = 16;
-  double cache_bytes = 256 << 20;  // for keys and values
-  bool reuse_prefixes = true;      // of prompts and texts that were read or written before
+  double cache_bytes = 256 << 20;  // for keys and values, and states, which get half at most
+  // Of prompts and texts that were read or written before. Not of models with states: a state is of
+  // one moment of a text, and pages keep no such moments.
+  bool reuse_prefixes = true;
+  bool cuda_graphs = true;  // on a GPU: passes that only write are recorded
 };
 
 class Engine {
@@ -88,6 +93,7 @@ class Engine {
     Request request;
     std::vector<text::TokenId> tokens;  // prompt and text
     std::int64_t cached = 0;            // of `tokens`, in the pages
+    std::int32_t slot = -1;             // of its states, while it is running
     std::vector<Pages::Page> pages;
     std::vector<Pages::Content> contents;  // of its full pages
     bool cancelled = false, started = false;
@@ -111,6 +117,10 @@ class Engine {
   void preempt_last();
   void release(Sequence& s);
   void run(const std::vector<Share>& shares);
+  // The logits of those that have read all they have, in their order.
+  NextLogits read(const std::vector<Share>& shares);
+  NextLogits write_on(const std::vector<Share>& shares);
+  bool only_writes(const std::vector<Share>& shares) const;
   void note_full_pages(Sequence& s);
   // Tells the log-probabilities of the prompt's tokens behind those of a pass. `hidden`: its rows.
   void tell_prompt(Sequence& s, const at::Tensor& hidden);
@@ -122,8 +132,11 @@ class Engine {
 
   const models::Model& model_;
   EngineOptions options_;
+  std::vector<std::int32_t> free_slots_;  // as many texts are written at once
+  bool has_states_;
   Pages pages_;
-  models::PagedCache cache_;
+  models::PagedCache cache_;  // with a page more, which nobody holds
+  std::optional<RecordedPasses> recorded_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in the order of their admission
   Counts counts_;

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <fmt/core.h>
 
+#include "core/error.h"
 #include "models/model.h"
 
 namespace qad::models {
@@ -26,13 +27,18 @@ at::Tensor shape_only(at::IntArrayRef shape) {
   return at::empty(shape, at::TensorOptions().dtype(at::kFloat).device(at::kMeta));
 }
 
+// A tensor with a name of its own.
+Parameter plain(const Scope& scope, at::IntArrayRef shape) {
+  return {{{scope.prefix, shape[0]}}, shape_only(shape)};
+}
+
 Parameter vector(const Scope& scope, std::int64_t rows) {
-  return {{{(scope / "weight").prefix, rows}}, shape_only({rows})};
+  return plain(scope / "weight", {rows});
 }
 
 // One matrix of several named parts that read the same input (design decision 3).
-Linear linear(const Scope& scope, const char* kind, int layer, std::initializer_list<Rows> parts,
-              std::int64_t cols, bool bias) {
+Linear linear(const Scope& scope, const std::string& kind, int layer,
+              std::initializer_list<Rows> parts, std::int64_t cols, bool bias) {
   Linear out{kind, layer, {}, std::nullopt, nullptr};
   Parameter biases;
   std::int64_t rows = 0;
@@ -63,12 +69,61 @@ Attention attention(const Scope& scope, const AttentionConfig& c, int layer, std
   return out;
 }
 
-Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden) {
-  return {c,
-          linear(scope, "gate_up", layer, {{"gate_proj", c.width}, {"up_proj", c.width}}, hidden,
-                 c.bias),
-          linear(scope, "down", layer, {{"down_proj", hidden}}, c.width, c.bias)};
+Mamba mamba(const Scope& scope, const MambaConfig& c, int layer, std::int64_t hidden) {
+  const std::int64_t channels = c.conv_channels(), rows = c.inner() + channels + c.heads;
+  Mamba out{c,
+            linear(scope, "mamba_in", layer, {{"in_proj", rows}}, hidden, c.projection_bias),
+            linear(scope, "mamba_out", layer, {{"out_proj", hidden}}, c.inner(), c.projection_bias),
+            plain(scope / "conv1d" / "weight", {channels, 1, c.kernel}),
+            std::nullopt,
+            plain(scope / "dt_bias", {c.heads}),
+            plain(scope / "A_log", {c.heads}),
+            plain(scope / "D", {c.heads}),
+            vector(scope / "norm", c.inner())};
+  if (c.conv_bias) out.conv_bias = plain(scope / "conv1d" / "bias", {channels});
+  return out;
 }
+
+// `of`: "" or what kind of MLP it is, "expert ".
+Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden,
+        const std::string& of = "") {
+  Linear first = c.activation == Activation::relu2
+                     ? linear(scope, of + "up", layer, {{"up_proj", c.width}}, hidden, c.bias)
+                     : linear(scope, of + "gate_up", layer,
+                              {{"gate_proj", c.width}, {"up_proj", c.width}}, hidden, c.bias);
+  return {c, std::move(first),
+          linear(scope, of + "down", layer, {{"down_proj", hidden}}, c.width, c.bias)};
+}
+
+Experts experts(const Scope& scope, const ExpertsConfig& c, int layer, std::int64_t hidden) {
+  check(c.activation == Activation::relu2, "build",
+        "layer {}: experts with a gate cannot be built yet", layer);
+  const Scope gate = scope / "gate";
+  Experts out{c,
+              {{{(gate / "weight").prefix, c.experts}}, shape_only({c.experts, hidden})},
+              {{{(gate / "e_score_correction_bias").prefix, c.experts}}, shape_only({c.experts})},
+              {},
+              std::nullopt};
+  out.correction.constant = true;
+  for (std::int64_t e = 0; e < c.experts; ++e)
+    out.routed.push_back(mlp(scope / "experts" / static_cast<std::size_t>(e),
+                             {c.width, false, c.activation}, layer, hidden, "expert "));
+  if (c.shared_width > 0)
+    out.shared = mlp(scope / "shared_experts", {c.shared_width, c.bias, c.activation}, layer,
+                     hidden, "shared ");
+  return out;
+}
+
+// What an architecture's checkpoints call the pieces of a model.
+struct Names {
+  const char *body, *embedding, *final_norm;
+  const char *mixer_norm, *mixer, *feed_forward_norm, *feed_forward;  // in a layer
+};
+constexpr Names kLlama{
+    "model", "embed_tokens", "norm", "input_layernorm", "self_attn", "post_attention_layernorm",
+    "mlp"};
+// A layer is one of these, and has one norm.
+constexpr Names kNemotronH{"backbone", "embeddings", "norm_f", "norm", "mixer", "norm", "mixer"};
 
 // These call the visitors in checkpoint order; one walk, so that all lists agree.
 template <class Linear, class OnParameter, class OnLinear>
@@ -83,17 +138,34 @@ void walk_layer(Layer& layer, OnParameter& parameter, OnLinear& linear) {
   const auto optional = [&](auto& p) {
     if (p) parameter(*p);
   };
-  optional(layer.attention_norm);
+  optional(layer.mixer_norm);
   if (layer.attention) {
     walk_linear(layer.attention->qkv, parameter, linear);
     optional(layer.attention->q_norm);
     optional(layer.attention->k_norm);
     walk_linear(layer.attention->output, parameter, linear);
   }
-  optional(layer.mlp_norm);
-  if (layer.mlp) {
-    walk_linear(layer.mlp->gate_up, parameter, linear);
-    walk_linear(layer.mlp->down, parameter, linear);
+  if (layer.mamba) {
+    parameter(layer.mamba->conv);
+    optional(layer.mamba->conv_bias);
+    walk_linear(layer.mamba->in, parameter, linear);
+    parameter(layer.mamba->dt_bias);
+    parameter(layer.mamba->a_log);
+    parameter(layer.mamba->norm);
+    parameter(layer.mamba->d);
+    walk_linear(layer.mamba->out, parameter, linear);
+  }
+  optional(layer.feed_forward_norm);
+  const auto mlp = [&](auto& m) {
+    walk_linear(m.gate_up, parameter, linear);
+    walk_linear(m.down, parameter, linear);
+  };
+  if (layer.mlp) mlp(*layer.mlp);
+  if (layer.experts) {
+    parameter(layer.experts->router);
+    parameter(layer.experts->correction);
+    for (auto& expert : layer.experts->routed) mlp(expert);
+    if (layer.experts->shared) mlp(*layer.experts->shared);
   }
 }
 
@@ -119,27 +191,33 @@ std::string linear_name(const Part& part) {
 }
 
 Model build(const ModelConfig& config) {
-  const Scope root, body = root / "model";
+  const Names& names = config.architecture == "NemotronHForCausalLM" ? kNemotronH : kLlama;
+  const Scope root, body = root / names.body;
   Model model;
   model.config = config;
-  model.embedding = {{{(body / "embed_tokens" / "weight").prefix, config.vocabulary}},
+  model.embedding = {{{(body / names.embedding / "weight").prefix, config.vocabulary}},
                      shape_only({config.vocabulary, config.hidden})};
   for (std::size_t i = 0; i < config.layers.size(); ++i) {
     const Scope scope = body / "layers" / i;
+    const int number = static_cast<int>(i);
     const LayerConfig& c = config.layers[i];
     Layer layer;
+    if (c.attention || c.mamba) layer.mixer_norm = vector(scope / names.mixer_norm, config.hidden);
+    if (c.mamba) layer.mamba = mamba(scope / names.mixer, *c.mamba, number, config.hidden);
     if (c.attention) {
-      layer.attention_norm = vector(scope / "input_layernorm", config.hidden);
-      layer.attention =
-          attention(scope / "self_attn", *c.attention, static_cast<int>(i), config.hidden);
+      layer.attention = attention(scope / names.mixer, *c.attention, number, config.hidden);
     }
     if (c.mlp) {
-      layer.mlp_norm = vector(scope / "post_attention_layernorm", config.hidden);
-      layer.mlp = mlp(scope / "mlp", *c.mlp, static_cast<int>(i), config.hidden);
+      layer.feed_forward_norm = vector(scope / names.feed_forward_norm, config.hidden);
+      layer.mlp = mlp(scope / names.feed_forward, *c.mlp, number, config.hidden);
+    }
+    if (c.experts) {
+      layer.feed_forward_norm = vector(scope / names.feed_forward_norm, config.hidden);
+      layer.experts = experts(scope / names.feed_forward, *c.experts, number, config.hidden);
     }
     model.layers.push_back(std::move(layer));
   }
-  model.final_norm = vector(body / "norm", config.hidden);
+  model.final_norm = vector(body / names.final_norm, config.hidden);
   if (!config.tied)
     model.head =
         linear(root, "lm_head", -1, {{"lm_head", config.vocabulary}}, config.hidden, false);
@@ -165,6 +243,14 @@ std::vector<const Parameter*> parameters(const Model& model) {
   std::vector<const Parameter*> out;
   walk(
       model, [&](const Parameter& p) { out.push_back(&p); }, [](const Linear&) {});
+  return out;
+}
+
+std::vector<Parameter*> parameters(Layer& layer) {
+  std::vector<Parameter*> out;
+  const auto parameter = [&](Parameter& p) { out.push_back(&p); };
+  const auto linear = [](Linear&) {};
+  walk_layer(layer, parameter, linear);
   return out;
 }
 

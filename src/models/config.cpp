@@ -7,70 +7,19 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "models/config_values.h"
 
 namespace qad::models {
 namespace {
 
-constexpr std::string_view kOperation = "parse_config";
+constexpr std::string_view kOperation = kParseConfig;
 
-// Far above any model, and low enough that no product of two sizes, nor the sum over all layers,
-// leaves 63 bits.
-constexpr std::int64_t kMostWidth = 1 << 20, kMostVocabulary = 1 << 24, kMostLayers = 10'000;
-constexpr std::int64_t kMostPositions = std::int64_t{1} << 31;
-
-const Json* find(const Json& json, const char* key) {
-  const auto it = json.find(key);
-  return it == json.end() || it->is_null() ? nullptr : &*it;
-}
-
-std::int64_t integer(const Json& json, const char* key, std::int64_t least, std::int64_t most) {
-  const Json* value = find(json, key);
-  check(value != nullptr, kOperation, "config.json: {}: expected a number, found none", key);
-  check(value->is_number_integer(), kOperation,
-        "config.json: {}: expected a whole number, found {}", key, value->dump());
-  const auto n = value->is_number_unsigned() && value->get<std::uint64_t>() > INT64_MAX
-                     ? INT64_MAX
-                     : value->get<std::int64_t>();
-  check(n >= least && n <= most, kOperation, "config.json: {}: expected {} to {}, found {}", key,
-        least, most, value->dump());
-  return n;
-}
-
-std::int64_t size(const Json& json, const char* key, std::int64_t most = kMostWidth) {
-  return integer(json, key, 1, most);
-}
-
-std::int64_t size_or(const Json& json, const char* key, std::int64_t fallback,
-                     std::int64_t most = kMostWidth) {
-  return find(json, key) ? size(json, key, most) : fallback;
-}
-
-double number_or(const Json& json, const char* key, double fallback) {
-  const Json* value = find(json, key);
-  if (!value) return fallback;
-  check(value->is_number(), kOperation, "config.json: {}: expected a number, found {}", key,
-        value->dump());
-  const double x = value->get<double>();
-  check(std::isfinite(x) && x > 0, kOperation,
-        "config.json: {}: expected a positive number, found {}", key, x);
-  return x;
-}
-
-bool boolean_or(const Json& json, const char* key, bool fallback) {
-  const Json* value = find(json, key);
-  if (!value) return fallback;
-  check(value->is_boolean(), kOperation, "config.json: {}: expected true or false, found {}", key,
-        value->dump());
-  return value->get<bool>();
-}
-
-std::string text_or(const Json& json, const char* key, const char* fallback) {
-  const Json* value = find(json, key);
-  if (!value) return fallback;
-  check(value->is_string(), kOperation, "config.json: {}: expected a string, found {}", key,
-        value->dump());
-  return value->get<std::string>();
-}
+// model_type and architecture.
+constexpr std::pair<const char*, const char*> kArchitectures[] = {
+    {"llama", "LlamaForCausalLM"},          {"mistral", "MistralForCausalLM"},
+    {"qwen2", "Qwen2ForCausalLM"},          {"qwen3", "Qwen3ForCausalLM"},
+    {"nemotron_h", "NemotronHForCausalLM"},
+};
 
 std::vector<std::int64_t> token_ids(const Json& json, const char* file, const char* key) {
   std::vector<std::int64_t> ids;
@@ -181,43 +130,30 @@ std::string find_architecture(const Json& config) {
                                              [](const Json& name) { return name.is_string(); })),
         kOperation, "config.json: architectures: expected a list of names, found {}",
         list ? list->dump() : "");
-  if (list && !list->empty()) return list->front().get<std::string>();
-  const std::string type = text_or(config, "model_type", "");
-  if (type == "llama") return "LlamaForCausalLM";
-  if (type == "mistral") return "MistralForCausalLM";
-  if (type == "qwen2") return "Qwen2ForCausalLM";
-  if (type == "qwen3") return "Qwen3ForCausalLM";
-  fail(kOperation, "config.json: expected architectures or a known model_type, found \"{}\"", type);
+  const bool named = list && !list->empty();
+  const std::string found =
+      named ? list->front().get<std::string>() : text_or(config, "model_type", "");
+  std::string known;
+  for (const auto& [type, architecture] : kArchitectures) {
+    if (found == (named ? architecture : type)) return architecture;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", named ? architecture : type);
+  }
+  fail(kOperation, "config.json: {}: {} are supported, found \"{}\"",
+       named ? "architectures" : "model_type (there are no architectures)", known, found);
 }
 
-}  // namespace
-
-ModelConfig parse_config(const Json& config, const Json& generation_config) {
-  check(config.is_object(), kOperation, "config.json: expected an object");
-  check(generation_config.is_null() || generation_config.is_object(), kOperation,
-        "generation_config.json: expected an object");
-  ModelConfig model;
-  model.architecture = find_architecture(config);
-  model.model_type = text_or(config, "model_type", "");
+// Llama and what differs from it by biases and norms alone.
+void parse_llama(const Json& config, ModelConfig& model) {
   const bool llama = model.architecture == "LlamaForCausalLM";
-  const bool mistral = model.architecture == "MistralForCausalLM";
   const bool qwen2 = model.architecture == "Qwen2ForCausalLM";
   const bool qwen3 = model.architecture == "Qwen3ForCausalLM";
-  check(llama || mistral || qwen2 || qwen3, kOperation,
-        "config.json: architectures: LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM and "
-        "Qwen3ForCausalLM are supported, found {}",
-        model.architecture);
   const std::string activation = text_or(config, "hidden_act", "silu");
   check(activation == "silu" || activation == "swish", kOperation,
         "config.json: hidden_act: only silu is supported, found {}", activation);
 
-  model.hidden = size(config, "hidden_size");
-  model.vocabulary = size(config, "vocab_size", kMostVocabulary);
-  model.max_positions = size_or(config, "max_position_embeddings", 2048, kMostPositions);
   model.norm_eps = number_or(config, "rms_norm_eps", 1e-6);
   check(model.norm_eps < 1, kOperation,
         "config.json: rms_norm_eps: expected a number below 1, found {}", model.norm_eps);
-  model.tied = boolean_or(config, "tie_word_embeddings", false);
   model.rope = parse_rope(config, model.max_positions);
   reject_sliding_window(config, model);
 
@@ -251,6 +187,25 @@ ModelConfig parse_config(const Json& config, const Json& generation_config) {
                       llama && boolean_or(config, "mlp_bias", false)};
   model.layers.assign(static_cast<std::size_t>(size(config, "num_hidden_layers", kMostLayers)),
                       LayerConfig{attention, mlp});
+}
+
+}  // namespace
+
+ModelConfig parse_config(const Json& config, const Json& generation_config) {
+  check(config.is_object(), kOperation, "config.json: expected an object");
+  check(generation_config.is_null() || generation_config.is_object(), kOperation,
+        "generation_config.json: expected an object");
+  ModelConfig model;
+  model.architecture = find_architecture(config);
+  model.model_type = text_or(config, "model_type", "");
+  model.hidden = size(config, "hidden_size");
+  model.vocabulary = size(config, "vocab_size", kMostVocabulary);
+  model.max_positions = size_or(config, "max_position_embeddings", 2048, kMostPositions);
+  model.tied = boolean_or(config, "tie_word_embeddings", false);
+  if (model.architecture == "NemotronHForCausalLM")
+    parse_nemotron_h(config, model);
+  else
+    parse_llama(config, model);
 
   if (const Json* bos = find(config, "bos_token_id"))
     model.bos = token_ids(*bos, "config.json", "bos_token_id").front();

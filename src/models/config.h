@@ -1,9 +1,10 @@
-// What a decoder is made of, read from a Hugging Face config.json. Llama, Qwen2 and Qwen3 are
-// settings of one description (design decision 5); an unknown architecture, rope type or activation
-// is an Error naming it.
+// What a decoder is made of, read from a Hugging Face config.json. Llama, Qwen2, Qwen3 and the
+// hybrids of Nemotron-H are settings of one description (design decision 5); an unknown
+// architecture, rope type or activation is an Error naming it.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,17 +30,52 @@ struct AttentionConfig {
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
   bool qkv_bias = false, output_bias = false;
   bool qk_norm = false;  // RMSNorm over each head of q and k (Qwen3)
+  bool rotary = true;    // false: order comes from other layers (Nemotron-H)
+};
+
+// Mamba-2 (Dao and Gu 2024, arXiv 2405.21060): head h of the state space model reads B and C of
+// group h / (heads / groups). `chunk_size` is not read: it changes speed, not the function.
+struct MambaConfig {
+  std::int64_t heads = 0, head_dim = 0, groups = 1, state = 0;
+  std::int64_t kernel = 4;  // taps of the causal convolution
+  bool conv_bias = true, projection_bias = false;
+  // Limits of the time step after softplus.
+  double least_step = 0, most_step = std::numeric_limits<double>::infinity();
+
+  std::int64_t inner() const { return heads * head_dim; }
+  std::int64_t conv_channels() const { return inner() + 2 * groups * state; }  // x, B, C
+};
+
+enum class Activation {
+  swiglu,  // silu(gate) * up
+  relu2,   // max(up, 0)^2; there is no gate
 };
 
 struct MlpConfig {
-  std::int64_t width = 0;  // gated SiLU
+  std::int64_t width = 0;
   bool bias = false;
+  Activation activation = Activation::swiglu;
 };
 
-// A layer is a mixer and a feed-forward, each optional, each with its own sizes.
+// Routed experts after DeepSeek-V3 (arXiv 2412.19437, 2.1.2), each a feed-forward of `width`, and a
+// shared one that every token passes.
+struct ExpertsConfig {
+  std::int64_t experts = 0, chosen = 0;        // n_routed_experts, num_experts_per_tok
+  std::int64_t groups = 1, chosen_groups = 1;  // n_group, topk_group
+  bool normalized = true;                      // norm_topk_prob
+  double scale = 1;                            // routed_scaling_factor
+  std::int64_t width = 0, shared_width = 0;    // 0: no shared expert
+  bool bias = false;                           // of the shared one; the others have none
+  Activation activation = Activation::swiglu;
+};
+
+// A layer is a mixer (attention or Mamba) and a feed-forward (MLP or experts), each optional, each
+// with its own sizes.
 struct LayerConfig {
   std::optional<AttentionConfig> attention;
   std::optional<MlpConfig> mlp;
+  std::optional<MambaConfig> mamba = {};
+  std::optional<ExpertsConfig> experts = {};
 };
 
 struct ModelConfig {

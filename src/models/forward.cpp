@@ -1,19 +1,19 @@
 // The forward pass. Training and decoding share every line but the attention itself, which is
-// handed in: over whole documents, or over a cache of pages.
+// handed in: over whole documents, or over a cache of pages; likewise what Mamba's layers look back
+// with.
 #include "models/model.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
-#include <sys/mman.h>
-
 #include <cmath>
 
 #include "core/error.h"
+#include "models/experts.h"
+#include "ops/mamba.h"
 #include "ops/ops.h"
 #include "ops/paged_attention.h"
 #include "ops/recompute.h"
@@ -21,8 +21,15 @@
 namespace qad::models {
 namespace {
 
-// (layer, its attention, qkv [T, heads + 2 kv_heads, D] after rotation) -> [T, heads * D]
-using Attend = std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor&)>;
+// How the layers of a pass look back along their sequence, by their number.
+struct Along {
+  // qkv [T, heads + 2 kv_heads, D] as it is attended to -> [T, heads * D]
+  std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor& qkv)> attend;
+  // The mixer's convolution and scan (ops/mamba.h).
+  std::function<at::Tensor(std::size_t, const Mamba&, const at::Tensor& xbc)> convolve;
+  std::function<at::Tensor(std::size_t, const Mamba&, const at::Tensor& xbc, const at::Tensor& dt)>
+      scan;
+};
 
 // Positions are rows of `cos` and `sin`.
 struct Rotation {
@@ -33,7 +40,7 @@ struct Rotation {
 struct Pass {
   const Model& model;
   Rotation rotation;
-  Attend attend;
+  Along along;
   Observer observer;   // may be empty
   bool again = false;  // in the backward pass: statistics have counted it before
 };
@@ -109,7 +116,17 @@ at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
                    ops::rms_norm(split[1].contiguous(), a.k_norm->value, eps), split[2]},
                   1);
   }
-  return ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads);
+  return c.rotary ? ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads) : qkv;
+}
+
+// x as input_of made it for the first product.
+at::Tensor mlp_of(const Pass& pass, const Mlp& m, const at::Tensor& x) {
+  const at::Tensor gate_up = apply(pass.model, m.gate_up, x);
+  const auto activated = [&](const ops::Quantizer* q) {
+    return m.config.activation == Activation::relu2 ? ops::relu2(gate_up, q)
+                                                    : ops::swiglu(gate_up, q);
+  };
+  return apply(pass.model, m.down, input_of(pass, m.down, gate_up, activated));
 }
 
 Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
@@ -122,18 +139,38 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   };
   if (layer.attention) {
     const Attention& a = *layer.attention;
-    const at::Tensor x = normed(a.qkv, *layer.attention_norm);
-    const at::Tensor mixed = pass.attend(i, a.config, qkv_of(pass, a, x));
+    const at::Tensor x = normed(a.qkv, *layer.mixer_norm);
+    const at::Tensor mixed = pass.along.attend(i, a.config, qkv_of(pass, a, x));
     h.delta = apply(model, a.output, input_of(pass, a.output, mixed, [&](const ops::Quantizer* q) {
                       return q ? ops::fake_quantize(mixed, *q) : mixed;
                     }));
   }
+  if (layer.mamba) {
+    const Mamba& m = *layer.mamba;
+    const MambaConfig& c = m.config;
+    const at::Tensor projected = apply(model, m.in, normed(m.in, *layer.mixer_norm));
+    const auto parts = projected.split_with_sizes({c.inner(), c.conv_channels(), c.heads}, 1);
+    const at::Tensor xbc = pass.along.convolve(i, m, parts[1]);
+    const at::Tensor y = pass.along.scan(i, m, xbc, parts[2]);
+    h.delta = apply(model, m.out, input_of(pass, m.out, y, [&](const ops::Quantizer* q) {
+                      return ops::gated_rms_norm(y, parts[0], m.norm.value, c.groups,
+                                                 model.config.norm_eps, q);
+                    }));
+  }
   if (layer.mlp) {
     const Mlp& m = *layer.mlp;
-    const at::Tensor gate_up = apply(model, m.gate_up, normed(m.gate_up, *layer.mlp_norm));
-    h.delta = apply(model, m.down, input_of(pass, m.down, gate_up, [&](const ops::Quantizer* q) {
-                      return ops::swiglu(gate_up, q);
-                    }));
+    h.delta = mlp_of(pass, m, normed(m.gate_up, *layer.feed_forward_norm));
+  }
+  if (layer.experts) {
+    const Experts& m = *layer.experts;
+    const at::Tensor x = h.norm(layer.feed_forward_norm->value, model.config.norm_eps);
+    at::Tensor shared;
+    if (m.shared)
+      shared = mlp_of(pass, *m.shared,
+                      input_of(pass, m.shared->gate_up, x, [&](const ops::Quantizer* q) {
+                        return q ? ops::fake_quantize(x, *q) : x;
+                      }));
+    h.delta = run_experts(m, x, shared, pass.observer, pass.again);
   }
   return h;
 }
@@ -141,7 +178,7 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
 // The same, keeping only `h` until the backward pass.
 Residual run_layer_twice(const Pass& pass, std::size_t i, const Residual& h) {
   const Layer& layer = pass.model.layers[i];
-  if (!layer.attention && !layer.mlp) return h;
+  if (parameters(layer).empty()) return h;
   ops::Tensors values;
   for (const Parameter* p : parameters(layer)) values.push_back(p->value);
   const ops::Tensors out = ops::recomputed(
@@ -154,11 +191,14 @@ Residual run_layer_twice(const Pass& pass, std::size_t i, const Residual& h) {
   return {out[0], out[1]};
 }
 
+at::Tensor embedded(const Model& model, const at::Tensor& ids) {
+  const Parameter& table = model.embedding;
+  return table.packed ? ops::embedding(*table.packed, ids) : ops::embedding(table.value, ids);
+}
+
 at::Tensor run(const Pass& pass, const at::Tensor& ids) {
   const Model& model = pass.model;
-  const Parameter& table = model.embedding;
-  Residual h{table.packed ? ops::embedding(*table.packed, ids) : ops::embedding(table.value, ids),
-             {}};
+  Residual h{embedded(model, ids), {}};
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     const bool twice = !pass.observer && at::GradMode::is_enabled() &&
                        static_cast<std::int64_t>(i) < model.placement.recomputed_layers;
@@ -167,14 +207,24 @@ at::Tensor run(const Pass& pass, const at::Tensor& ids) {
   return h.norm(model.final_norm.value, model.config.norm_eps);
 }
 
+ops::ScanParameters scan_parameters(const Mamba& m) {
+  return {m.dt_bias.value, m.a_log.value, m.d.value};
+}
+ops::ScanShape scan_shape(const MambaConfig& c) {
+  return {c.head_dim, c.groups, c.least_step, c.most_step};
+}
+at::Tensor conv_bias(const Mamba& m) {
+  return m.conv_bias ? m.conv_bias->value : at::Tensor();
+}
+
 double attention_scale(const AttentionConfig& c) {
   return 1 / std::sqrt(static_cast<double>(c.head_dim));
 }
 
-// All layers rotate alike; a model without attention has nothing to rotate.
+// All layers that rotate do it alike; there may be none.
 Rotation rotation_of(const Model& model, std::int64_t length, at::Tensor rows) {
   for (const LayerConfig& layer : model.config.layers) {
-    if (!layer.attention) continue;
+    if (!layer.attention || !layer.attention->rotary) continue;
     RopeTables& t = model.rope;
     const std::int64_t made = t.cos.defined() ? t.cos.size(0) : 0;
     if (made < length) {
@@ -184,20 +234,6 @@ Rotation rotation_of(const Model& model, std::int64_t length, at::Tensor rows) {
     return {t.cos, t.sin, std::move(rows)};
   }
   return {};
-}
-
-// Zeros. On a CPU memory is taken page by page as it is written, so that room for many sequences
-// costs nothing before there are many.
-at::Tensor room(at::IntArrayRef shape, const at::TensorOptions& options) {
-  std::size_t bytes = options.dtype().itemsize();
-  for (const std::int64_t n : shape) bytes *= static_cast<std::size_t>(n);
-  if (!options.device().is_cpu() || bytes == 0) return at::zeros(shape, options);
-  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  check(memory != MAP_FAILED, "paged cache",
-        "no memory for {} bytes of keys or values; ask for less", bytes);
-  return at::from_blob(
-      memory, shape, [bytes](void* p) { munmap(p, bytes); }, options);
 }
 
 }  // namespace
@@ -215,47 +251,48 @@ void reserve_positions(const Model& model, std::int64_t length) {
   rotation_of(model, length, {});
 }
 
-at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
-  check_tokens(model, tokens);
-  const Tokens here = tokens.to(model.placement.device);
+namespace {
+
+// Over whole documents, whose tokens are `here`, on the model's device.
+Pass pass_over(const Model& model, const Tokens& here, const Observer& observer) {
   // By value: layers that run again do so when this function is left.
-  const auto attend = [here](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
+  Along along;
+  along.attend = [here](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
     return ops::attention(qkv, here.cu_seqlens, here.longest, c.heads, c.kv_heads,
                           attention_scale(c));
   };
-  return run({model, rotation_of(model, here.longest, here.positions), attend, observer}, here.ids);
+  along.convolve = [here](std::size_t, const Mamba& m, const at::Tensor& xbc) {
+    return ops::causal_conv(xbc, m.conv.value, conv_bias(m), here.cu_seqlens);
+  };
+  along.scan = [here](std::size_t, const Mamba& m, const at::Tensor& xbc, const at::Tensor& dt) {
+    return ops::mamba_scan(xbc, dt, scan_parameters(m), here.cu_seqlens, here.longest,
+                           scan_shape(m.config));
+  };
+  return {model, rotation_of(model, here.longest, here.positions), along, observer};
 }
 
-PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens) {
-  check(pages > 0 && page_tokens > 0, "paged cache", "expected pages of tokens, found {} of {}",
-        pages, page_tokens);
-  PagedCache cache{pages, page_tokens, {}, {}};
-  const auto options =
-      at::TensorOptions().dtype(model.placement.type).device(model.placement.device);
-  for (const Layer& layer : model.layers) {
-    at::Tensor keys, values;
-    if (layer.attention) {
-      const AttentionConfig& c = layer.attention->config;
-      const auto of = layer.attention->kv_scales ? options.dtype(at::kByte) : options;
-      keys = room({pages, page_tokens, c.kv_heads, c.head_dim}, of);
-      values = room({pages, page_tokens, c.kv_heads, c.head_dim}, of);
-    }
-    cache.keys.push_back(std::move(keys));
-    cache.values.push_back(std::move(values));
-  }
-  return cache;
+}  // namespace
+
+at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
+  check_tokens(model, tokens);
+  const Tokens here = tokens.to(model.placement.device);
+  return run(pass_over(model, here, observer), here.ids);
 }
 
-double bytes_of_page(const Model& model, std::int64_t page_tokens) {
-  double bytes = 0;
-  for (const Layer& layer : model.layers) {
-    if (!layer.attention) continue;
-    const AttentionConfig& c = layer.attention->config;
-    const std::size_t each =
-        layer.attention->kv_scales ? 1 : c10::elementSize(model.placement.type);
-    bytes += 2 * static_cast<double>(c.kv_heads * c.head_dim) * static_cast<double>(each);
-  }
-  return bytes * static_cast<double>(page_tokens);
+at::Tensor embed(const Model& model, const Tokens& tokens) {
+  check_tokens(model, tokens);
+  return embedded(model, tokens.ids.to(model.placement.device));
+}
+
+at::Tensor forward_layer(const Model& model, std::size_t layer, const Tokens& tokens,
+                         const at::Tensor& stream, const Observer& observer) {
+  const Tokens here = tokens.to(model.placement.device);
+  const Residual left = run_layer(pass_over(model, here, observer), layer, {stream, {}});
+  return left.delta.defined() ? left.sum.add(left.delta) : left.sum;
+}
+
+at::Tensor final_norm(const Model& model, const at::Tensor& stream) {
+  return ops::rms_norm(stream, model.final_norm.value, model.config.norm_eps);
 }
 
 at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache) {
@@ -264,25 +301,42 @@ at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const Pa
   const at::Device device = model.placement.device;
   const Tokens here = tokens.tokens.to(device);
   const at::Tensor lengths = tokens.lengths.to(device), pages = tokens.pages.to(device);
-  const auto attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
+  check(tokens.slots.defined() || bytes_of_slot(model) == 0, "paged forward",
+        "expected a slot for each sequence's state, found none");
+  const ops::StateSlots slots{lengths,
+                              tokens.slots.defined() ? tokens.slots.to(device) : at::Tensor()};
+  Along along;
+  along.attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
     const KvScales scales = model.layers[i].attention->kv_scales.value_or(KvScales());
     return ops::paged_attention(qkv, cache.keys[i], cache.values[i], here.cu_seqlens, lengths,
                                 pages, here.longest, tokens.longest, c.heads, c.kv_heads,
                                 attention_scale(c), scales.key, scales.value);
   };
-  return run({model, rotation_of(model, tokens.longest, here.positions), attend, {}}, here.ids);
+  along.convolve = [&](std::size_t i, const Mamba& m, const at::Tensor& xbc) {
+    return ops::causal_conv_cached(xbc, m.conv.value, conv_bias(m), here.cu_seqlens, slots,
+                                   cache.convolutions[i]);
+  };
+  along.scan = [&](std::size_t i, const Mamba& m, const at::Tensor& xbc, const at::Tensor& dt) {
+    return ops::mamba_scan_cached(xbc, dt, scan_parameters(m), here.cu_seqlens, slots,
+                                  cache.states[i], scan_shape(m.config));
+  };
+  return run({model, rotation_of(model, tokens.longest, here.positions), along, {}}, here.ids);
 }
 
 at::Tensor forward_cached(const Model& model, const std::vector<std::int32_t>& ids,
                           KvCache& cache) {
-  PagedTokens t{tokens_of({ids}), {}, at::zeros({1, 1}, at::kInt), 0};
+  PagedTokens t{tokens_of({ids}), {}, at::zeros({1, 1}, at::kInt), 0, at::zeros({1}, at::kInt)};
   t.longest = cache.length + t.tokens.longest;
   t.tokens.positions.add_(cache.length);
   t.lengths = at::full({1}, t.longest, at::kInt);
   PagedCache& page = cache.page;
   if (page.page_tokens < t.longest) {  // doubles, so that appending costs amortised one copy
-    const PagedCache larger =
+    PagedCache larger =
         make_paged_cache(model, 1, std::max<std::int64_t>({t.longest, 2 * page.page_tokens, 64}));
+    if (page.pages > 0) {  // states do not grow
+      larger.convolutions = page.convolutions;
+      larger.states = page.states;
+    }
     for (std::size_t i = 0; i < page.keys.size(); ++i) {
       if (!page.keys[i].defined()) continue;
       larger.keys[i].narrow(1, 0, page.page_tokens).copy_(page.keys[i]);

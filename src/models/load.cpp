@@ -7,6 +7,8 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <map>
+#include <utility>
 
 #include "checkpoint/nvfp4_tensors.h"
 #include "core/console.h"
@@ -90,13 +92,13 @@ void read_kv_scales(const checkpoint::Checkpoint& c, Model& model) {
 }
 
 // What went to a GPU without being looked at on the way.
-void check_finite(const Model& model, const fs::path& path) {
-  if (model.placement.device.is_cpu()) return;
+void check_finite(const std::vector<Parameter*>& which, const fs::path& path) {
   std::vector<const Part*> parts;
   // The largest magnitude is infinite or NaN if any value is: one pass without temporaries, and one
   // wait for all.
   std::vector<at::Tensor> largest;
-  for (const Parameter* p : parameters(model)) {
+  for (const Parameter* p : which) {
+    if (p->value.is_cpu() || p->packed) continue;
     std::int64_t row = 0;
     for (const Part& part : p->parts) {
       parts.push_back(&part);
@@ -105,6 +107,7 @@ void check_finite(const Model& model, const fs::path& path) {
       row += part.rows;
     }
   }
+  if (parts.empty()) return;
   const at::Tensor found = at::stack(largest).to(at::kCPU, at::kFloat);
   for (std::size_t i = 0; i < parts.size(); ++i)
     check(std::isfinite(found.const_data_ptr<float>()[i]), kOperation,
@@ -185,62 +188,21 @@ void pack(const checkpoint::Checkpoint& c, Parameter& p, const Nvfp4Parts& nvfp4
   }
 }
 
-}  // namespace
+// Values of parameters, read side by side when all are known.
+class Reader {
+ public:
+  Reader(const checkpoint::Checkpoint& c, const Placement& placement)
+      : c_(c), placement_(placement) {}
 
-Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
-  Model model = build(parse_config(c.config, c.generation_config));
-  model.placement = placement;
-  const auto wrong = structural_problems(model, c);
-  check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),
-        wrong.size() < 2 ? ""
-                         : fmt::format(" (and {} more: qad verify lists them)", wrong.size() - 1));
-
-  std::vector<Job> jobs;
-  std::vector<FileCopy> copies;
-  // Calls fill with room for a part's values, which are `rows`' in FP32.
-  const auto fill = [&](at::Tensor rows, std::function<void(float*)> fill) {
-    jobs.push_back({rows.numel(), [rows, fill = std::move(fill)] {
-                      if (rows.is_cpu() && rows.scalar_type() == at::kFloat)
-                        return fill(rows.data_ptr<float>());
-                      const at::Tensor values = at::empty(rows.sizes(), at::kFloat);
-                      fill(values.data_ptr<float>());
-                      rows.copy_(values.to(rows.scalar_type()));
-                    }});
-  };
-  const auto plain = [&](const Part& part, const at::Tensor& rows) {
-    const checkpoint::Tensor& t = c.at(part.name);
-    if (!rows.is_cpu() && copies_as_it_is(t, rows))
-      copies.push_back(file_copy(c, t, rows));
-    else
-      fill(rows, [&c, &t](float* out) {
-        const std::string bad = read_finite(t, out);
-        check(bad.empty(), kOperation, "{}: {}", c.path.string(), bad);
-      });
-  };
-  // Calls `read` for each part and its rows.
-  const auto parts = [&](Parameter& p, auto&& read) {
-    p.value = at::empty(p.value.sizes(),
-                        at::TensorOptions().dtype(placement.type).device(placement.device));
-    std::int64_t row = 0;
-    for (const Part& part : p.parts) {
-      read(part, p.value.narrow(0, row, part.rows));
-      row += part.rows;
-    }
-  };
-  check(!placement.packs_weights || placement.device.is_cpu(), kOperation,
-        "packed weights: expected the CPU, found {}", placement.device.str());
-  for (Linear* l : linears(model)) {
+  void linear(Linear& l) {
     Nvfp4Parts nvfp4;
-    for (const Part& part : l->weight.parts) {
-      nvfp4.push_back(find_nvfp4(c, linear_name(part)));
-      if (nvfp4.back() && !l->quant) l->quant = quant_of(*nvfp4.back());
+    for (const Part& part : l.weight.parts) {
+      nvfp4.push_back(find_nvfp4(c_, linear_name(part)));
+      if (nvfp4.back() && !l.quant) l.quant = quant_of(*nvfp4.back());
     }
-    if (placement.packs_weights) {
-      pack(c, l->weight, nvfp4, jobs);
-      continue;
-    }
+    if (placement_.packs_weights) return pack(c_, l.weight, nvfp4, jobs_);
     std::size_t next = 0;
-    parts(l->weight, [&](const Part& part, const at::Tensor& rows) {
+    parts(l.weight, [&](const Part& part, const at::Tensor& rows) {
       const auto& w = nvfp4[next++];
       if (!w) return plain(part, rows);
       fill(rows, [w = *w](float* out) {
@@ -248,16 +210,101 @@ Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
       });
     });
   }
-  if (placement.packs_weights) pack(c, model.embedding, {}, jobs);
-  for (Parameter* p : parameters(model))
-    if (p->value.is_meta() && !p->packed) parts(*p, plain);
-  run(std::move(jobs));
-  copy_to_device(std::move(copies));
-  check_finite(model, c.path);
+  void embedding(Parameter& p) { placement_.packs_weights ? pack(c_, p, {}, jobs_) : parameter(p); }
+  void parameter(Parameter& p) {
+    parts(p, [&](const Part& part, const at::Tensor& rows) { plain(part, rows); });
+  }
+  void read() {
+    run(std::exchange(jobs_, {}));
+    copy_to_device(std::exchange(copies_, {}));
+  }
 
+ private:
+  // Calls fill with room for a part's values, which are `rows`' in FP32.
+  void fill(at::Tensor rows, std::function<void(float*)> fill) {
+    jobs_.push_back({rows.numel(), [rows, fill = std::move(fill)] {
+                       if (rows.is_cpu() && rows.scalar_type() == at::kFloat)
+                         return fill(rows.data_ptr<float>());
+                       const at::Tensor values = at::empty(rows.sizes(), at::kFloat);
+                       fill(values.data_ptr<float>());
+                       rows.copy_(values.to(rows.scalar_type()));
+                     }});
+  }
+  void plain(const Part& part, const at::Tensor& rows) {
+    const checkpoint::Tensor& t = c_.at(part.name);
+    if (!rows.is_cpu() && copies_as_it_is(t, rows))
+      copies_.push_back(file_copy(c_, t, rows));
+    else
+      fill(rows, [&c = c_, &t](float* out) {
+        const std::string bad = read_finite(t, out);
+        check(bad.empty(), kOperation, "{}: {}", c.path.string(), bad);
+      });
+  }
+  // Calls `read` for each part and its rows.
+  template <class Read>
+  void parts(Parameter& p, Read&& read) {
+    p.value = at::empty(p.value.sizes(), at::TensorOptions()
+                                             .dtype(p.constant ? at::kFloat : placement_.type)
+                                             .device(placement_.device));
+    std::int64_t row = 0;
+    for (const Part& part : p.parts) {
+      read(part, p.value.narrow(0, row, part.rows));
+      row += part.rows;
+    }
+  }
+
+  const checkpoint::Checkpoint& c_;
+  const Placement& placement_;
+  std::vector<Job> jobs_;
+  std::vector<FileCopy> copies_;
+};
+
+}  // namespace
+
+Model open_model(const checkpoint::Checkpoint& c, const Placement& placement) {
+  Model model = build(parse_config(c.config, c.generation_config));
+  check_kernels(model.config, placement.device);
+  model.placement = placement;
+  const auto wrong = structural_problems(model, c);
+  check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),
+        wrong.size() < 2 ? ""
+                         : fmt::format(" (and {} more: qad verify lists them)", wrong.size() - 1));
+  check(!placement.packs_weights || placement.device.is_cpu(), kOperation,
+        "packed weights: expected the CPU, found {}", placement.device.str());
   read_kv_scales(c, model);
   const std::string tied = tied_head_problem(model, c);
   check(tied.empty(), kOperation, "{}: {}", c.path.string(), tied);
+  return model;
+}
+
+void read_values(const checkpoint::Checkpoint& c, Model& model,
+                 const std::vector<Parameter*>& which) {
+  std::map<const Parameter*, Linear*> linear_of;
+  for (Linear* l : linears(model)) linear_of[&l->weight] = l;
+  Reader reader(c, model.placement);
+  for (Parameter* p : which) {
+    const auto l = linear_of.find(p);
+    if (l != linear_of.end())
+      reader.linear(*l->second);
+    else if (p == &model.embedding)
+      reader.embedding(*p);
+    else
+      reader.parameter(*p);
+  }
+  reader.read();
+  check_finite(which, c.path);
+}
+
+void drop_values(const std::vector<Parameter*>& which) {
+  for (Parameter* p : which) {
+    p->value = at::empty(p->value.sizes(), p->value.options().device(at::kMeta));
+    p->packed.reset();
+  }
+}
+
+Model load(const checkpoint::Checkpoint& c, const Placement& placement) {
+  Model model = open_model(c, placement);
+  read_values(c, model, parameters(model));
   return model;
 }
 

@@ -38,6 +38,8 @@ struct Parameter {
   at::Tensor value;  // [rows, cols] or [rows], in the model's type
   // Instead of the value, which is then a meta tensor of its shape (Placement::packs_weights).
   std::shared_ptr<const ops::PackedWeight> packed = nullptr;
+  // Not trained, and FP32 in memory and in files whatever the model's type: a router's correction.
+  bool constant = false;
 };
 
 // How a linear's weight and input are quantised. One weight, one global scale, one input scale: its
@@ -53,8 +55,10 @@ struct LinearQuant {
 };
 
 struct Linear {
-  std::string kind;  // "qkv", "o", "gate_up", "down", "lm_head": rows of the coverage table
-  int layer = -1;    // -1: outside the layers
+  // Rows of the coverage table: "qkv", "o", "mamba_in", "mamba_out", "gate_up", "up", "down",
+  // "lm_head"; "expert up", "shared up", ...
+  std::string kind;
+  int layer = -1;  // -1: outside the layers
   Parameter weight;
   std::optional<Parameter> bias;
   std::unique_ptr<LinearQuant> quant;  // null: not quantised
@@ -72,16 +76,36 @@ struct Attention {
   std::optional<KvScales> kv_scales = {};  // where the checkpoint's cache is FP8; on a CPU
 };
 
+struct Mamba {
+  MambaConfig config;
+  Linear in, out;  // in: z, x, B, C and dt of a token
+  Parameter conv;  // [conv_channels, 1, kernel]
+  std::optional<Parameter> conv_bias;
+  Parameter dt_bias, a_log, d;  // [heads]
+  Parameter norm;
+};
+
 struct Mlp {
   MlpConfig config;
-  Linear gate_up, down;
+  Linear gate_up, down;  // without a gate the first is up_proj alone
+};
+
+// Routed experts, of which each token goes through a few, and one that all go through.
+struct Experts {
+  ExpertsConfig config;
+  Parameter router;      // [experts, hidden]
+  Parameter correction;  // [experts], added to the scores for the choice alone
+  std::vector<Mlp> routed;
+  std::optional<Mlp> shared;
 };
 
 struct Layer {
-  std::optional<Parameter> attention_norm;
+  std::optional<Parameter> mixer_norm;
   std::optional<Attention> attention;
-  std::optional<Parameter> mlp_norm;
+  std::optional<Parameter> feed_forward_norm;
   std::optional<Mlp> mlp;
+  std::optional<Experts> experts = {};
+  std::optional<Mamba> mamba;  // a mixer, as attention is
 };
 
 // Where a model computes, and in which type: FP32 on the CPU, on a GPU BF16, the checkpoints' own.
@@ -132,12 +156,19 @@ struct Model {
 // Keys and values of many sequences, in pages that a sequence takes as it grows (PagedAttention,
 // Kwon et al. 2023). Per layer [pages, page_tokens, kv_heads, head_dim], undefined where a layer
 // has no attention. Of the model's type, or bytes: E4M3 codes by the layer's KvScales.
+//
+// Of a layer with Mamba a sequence has a state, which does not grow and cannot be shared: it lies
+// in a slot. Per layer the inputs before the convolution's next token, [slots, kernel - 1,
+// conv_channels], and the scan's state, [slots, heads, head_dim, state] FP32.
 struct PagedCache {
-  std::int64_t pages = 0, page_tokens = 0;
+  std::int64_t pages = 0, page_tokens = 0, slots = 0;
   std::vector<at::Tensor> keys, values;
+  std::vector<at::Tensor> convolutions, states;
 };
-PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens);
+PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens,
+                            std::int64_t slots = 1);
 double bytes_of_page(const Model& model, std::int64_t page_tokens);
+double bytes_of_slot(const Model& model);  // 0: no layer has a state
 
 // Of one sequence: a page that grows.
 struct KvCache {
@@ -151,10 +182,14 @@ struct PagedTokens {
   at::Tensor lengths;  // int32 [S], with the new tokens
   at::Tensor pages;    // int32 [S, P]: the pages of each in order
   std::int64_t longest = 0;  // of the lengths
+  at::Tensor slots;          // int32 [S], no two alike: of models that have states
 };
 
 // Sees the unquantised input of each linear (calibration).
 using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
+
+// Throws Error that names the first layer without kernels for `device`.
+void check_kernels(const ModelConfig& config, const at::Device& device);
 
 // Throws Error for tokens that the model does not have. forward() asks it; whoever replays a
 // recorded one must.
@@ -166,6 +201,13 @@ void reserve_positions(const Model& model, std::int64_t length);
 // then outlive the backward pass, which runs recomputed layers again (not those of a forward pass
 // with an observer). `observer` may be empty. `tokens` may be on another device than the model.
 at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});
+// The same in steps, layer by layer: the residual stream [T, H] as it enters the first layer,
+// leaves one, and goes to the head. To the same bits; of the parameters only those of the step have
+// values.
+at::Tensor embed(const Model& model, const Tokens& tokens);
+at::Tensor forward_layer(const Model& model, std::size_t layer, const Tokens& tokens,
+                         const at::Tensor& stream, const Observer& observer = {});
+at::Tensor final_norm(const Model& model, const at::Tensor& stream);
 // The same of the new tokens alone, whose keys and values go into their pages. Without gradients.
 at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache);
 // The same of one sequence, tokens appended to `cache`.
@@ -178,6 +220,7 @@ at::Tensor head_input(const Model& model, const at::Tensor& hidden);
 // Every parameter in checkpoint order; every linear in checkpoint order.
 std::vector<Parameter*> parameters(Model& model);
 std::vector<const Parameter*> parameters(const Model& model);
+std::vector<Parameter*> parameters(Layer& layer);
 std::vector<const Parameter*> parameters(const Layer& layer);
 std::vector<Linear*> linears(Model& model);
 std::vector<const Linear*> linears(const Model& model);
@@ -192,5 +235,12 @@ std::int64_t parameter_count(const ModelConfig& config);
 // missing, extra or misshapen tensors and non-finite values, naming each. A tied model's own
 // lm_head.weight must equal the embedding. With packed weights matrices have no value.
 Model load(const checkpoint::Checkpoint& c, const Placement& placement = {});
+
+// load() in steps, for models that are larger than memory. First the names and shapes, which are
+// checked against the checkpoint, without values; then those of some parameters at a time.
+Model open_model(const checkpoint::Checkpoint& c, const Placement& placement);
+void read_values(const checkpoint::Checkpoint& c, Model& model,
+                 const std::vector<Parameter*>& which);
+void drop_values(const std::vector<Parameter*>& which);
 
 }  // namespace qad::models

@@ -4,10 +4,14 @@
 
 #include <c10/core/Device.h>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 namespace qad::models {
+
+struct Model;
 
 class Recording {
  public:
@@ -22,6 +26,19 @@ class Recording {
 // lives. Recordings share the memory of what they allocate and let go, so two of them may not run
 // at once. An error of `work` is passed on; Error without a GPU.
 std::unique_ptr<Recording> record_work(const at::Device& device, const std::function<void()>& work);
+
+// The same of work on a model, which counts what its linears quantise (LinearQuant::seen) where
+// only the host knows it. The model must outlive it.
+class ModelRecording {
+ public:
+  ModelRecording(const Model& model, const std::function<void()>& work);
+  void replay();
+
+ private:
+  const Model* model_;
+  std::vector<std::int64_t> seen_;  // what a replay adds
+  std::unique_ptr<Recording> recording_;
+};
 
 // What the plug-in exports for it: as record_work, in C's calling convention, for ownership.
 using RecordWork = Recording* (*)(const std::function<void()>& work);

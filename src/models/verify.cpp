@@ -39,6 +39,8 @@ class Check {
       weights.insert(&l->weight);
       linear(*l);
     }
+    for (const Layer& layer : model_.layers)
+      if (layer.experts) experts(*layer.experts);
     for (const Parameter* p : parameters(model_))
       if (!weights.contains(p))
         for (const Part& part : p->parts) plain(part, *p);
@@ -95,6 +97,21 @@ class Check {
           "{}: expected one weight_scale_2 and one input_scale for the matrices that read the "
           "same input, found several; engines that fuse them would compute something else",
           l.weight.parts.front().name);
+  }
+
+  // Serving engines compute all experts of a layer in one kernel.
+  void experts(const Experts& e) {
+    const auto nvfp4 = [&](const Linear& l) {
+      const auto it = c_.tensors.find(l.weight.parts.front().name);
+      return it != c_.tensors.end() && !is_plain_float(it->second);
+    };
+    const Linear& first = e.routed.front().gate_up;
+    for (const Mlp& expert : e.routed)
+      for (const Linear* l : {&expert.gate_up, &expert.down})
+        if (c_.has(l->weight.parts.front().name) && nvfp4(*l) != nvfp4(first))
+          return report(
+              "layer {}: expected all or none of its experts in NVFP4, found {} and {} to differ",
+              first.layer, first.weight.parts.front().name, l->weight.parts.front().name);
   }
 
   static bool shared(const checkpoint::Nvfp4Weight& a, const checkpoint::Nvfp4Weight& b) {

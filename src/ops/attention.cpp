@@ -4,6 +4,7 @@
 #include "ops/attention_kernel.h"
 #include "ops/autograd.h"
 #include "ops/dispatch.h"
+#include "ops/documents.h"
 #include "ops/ops.h"
 #include "ops/tasks.h"
 
@@ -23,33 +24,11 @@ struct Shape {
 Shape check_shape(const Tensor& qkv, const Tensor& cu_seqlens, std::int64_t longest,
                   std::int64_t heads, std::int64_t kv_heads, double scale) {
   check_floats(qkv, 3, "attention", "qkv");
-  check_ints(cu_seqlens, at::kInt, "attention", "cu_seqlens");
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, "attention",
         "heads: expected a multiple of {} key-value heads, found {}", kv_heads, heads);
   check_size(qkv.size(1), heads + 2 * kv_heads, "attention", "heads of qkv");
-  check(cu_seqlens.is_contiguous() && cu_seqlens.numel() >= 1, "attention",
-        "cu_seqlens: expected contiguous document starts and the number of tokens, found {} values",
-        cu_seqlens.numel());
-  Shape s{heads,
-          kv_heads,
-          qkv.size(2),
-          cu_seqlens.numel() - 1,
-          0,
-          cu_seqlens.const_data_ptr<std::int32_t>(),
-          static_cast<float>(scale)};
-  check(s.starts[0] == 0 && s.starts[s.documents] == qkv.size(0), "attention",
-        "cu_seqlens: expected to run from 0 to {} tokens, found {} to {}", qkv.size(0), s.starts[0],
-        s.starts[s.documents]);
-  for (std::int64_t i = 0; i < s.documents; ++i) {
-    check(s.starts[i] <= s.starts[i + 1], "attention",
-          "cu_seqlens: expected rising values, found {} before {}", s.starts[i], s.starts[i + 1]);
-    s.longest = std::max<std::int64_t>(s.longest, s.starts[i + 1] - s.starts[i]);
-  }
-  check(s.longest <= longest, "attention",
-        "cu_seqlens: expected documents of at most {} tokens, "
-        "found one of {}",
-        longest, s.longest);
-  return s;
+  const Documents d = checked_documents(cu_seqlens, qkv.size(0), longest, "attention");
+  return {heads, kv_heads, qkv.size(2), d.count, d.longest, d.starts, static_cast<float>(scale)};
 }
 
 // The query heads [first, first + group) and their key-value head in a document.

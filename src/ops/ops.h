@@ -60,5 +60,7 @@ at::Tensor attention(const at::Tensor& qkv, const at::Tensor& cu_seqlens, std::i
 
 // silu(gate) * up: gate_up [T, 2F] (gate first) -> [T, F]
 at::Tensor swiglu(const at::Tensor& gate_up, const Quantizer* q = nullptr);
+// max(x, 0)^2: [T, F] -> [T, F]
+at::Tensor relu2(const at::Tensor& x, const Quantizer* q = nullptr);
 
 }  // namespace qad::ops

@@ -55,6 +55,13 @@ HWY_INLINE V exp(D d, V x) {
   return hn::IfThenElseZero(hn::Ge(x, low), hn::BitCast(d, bits));
 }
 
+// 1 / (1 + e^-x)
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V sigmoid(D d, V x) {
+  const V one = hn::Set(d, 1.0f);
+  return hn::Div(one, hn::Add(one, exp(d, hn::Neg(x))));
+}
+
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE float sum(D d, V v) {
   return hn::GetLane(hn::SumOfLanes(d, v));

@@ -8,11 +8,6 @@ namespace {
 
 using at::Tensor;
 
-HWY_INLINE FloatVec sigmoid(FloatTag d, FloatVec x) {
-  const auto one = hn::Set(d, 1.0f);
-  return hn::Div(one, hn::Add(one, exp(d, hn::Neg(x))));
-}
-
 Tensor swiglu_cpu(const Tensor& gate_up, double global, std::int64_t rule,
                   const std::optional<Tensor>& clipped) {
   check_floats(gate_up, 2, "swiglu", "gate_up");

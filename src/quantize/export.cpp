@@ -1,8 +1,16 @@
 // A model as what can be written in the formats that serving engines load.
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <map>
+#include <utility>
 
 #include "core/error.h"
+#include "models/verify.h"
+#include "nvfp4/global_scale.h"
+#include "ops/threads.h"
 #include "quantize/quantize.h"
 
 namespace qad::quantize {
@@ -10,32 +18,38 @@ namespace {
 
 constexpr std::string_view kOperation = "export";
 
-checkpoint::OutWeight plain(const models::Part& part, const at::Tensor& rows) {
-  checkpoint::OutWeight w{part.name, rows.sizes().vec(), checkpoint::DType::bf16, {}, {}, {}};
-  w.fill = [rows](std::byte* bytes) {
-    const at::Tensor bf16 = rows.to(at::kBFloat16).to(at::kCPU).contiguous();
-    const auto* data = static_cast<const std::byte*>(bf16.const_data_ptr());
-    std::copy_n(data, bf16.nbytes(), bytes);
-  };
-  return w;
+// In `type`, which is FP32 or BF16.
+checkpoint::OutWeight plain(const models::Part& part, std::vector<std::int64_t> shape,
+                            at::ScalarType type, std::function<void(std::byte*)> fill) {
+  const auto stored = type == at::kFloat ? checkpoint::DType::f32 : checkpoint::DType::bf16;
+  return {part.name, std::move(shape), stored, std::move(fill), {}, {}};
 }
 
-checkpoint::OutWeight quantized(const models::Part& part, const at::Tensor& rows,
-                                const models::LinearQuant& quant) {
-  checkpoint::OutWeight w{part.name, rows.sizes().vec(), checkpoint::DType::bf16, {}, {}, {}};
-  const auto fill = [rows, global = quant.weight_global, rule = quant.weight_rule](
-                        std::uint8_t* codes, std::uint8_t* scales) {
-    const at::Tensor values = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
-    const float* x = values.const_data_ptr<float>();
-    const std::int64_t cols = rows.size(1), blocks = nvfp4::blocks_per_row(cols);
-    at::parallel_for(0, rows.size(0), std::max<std::int64_t>(1, 65536 / cols),
-                     [&](std::int64_t begin, std::int64_t end) {
-                       nvfp4::quantize(x + begin * cols, end - begin, cols, global, rule,
-                                       codes + begin * blocks * nvfp4::kBlock / 2,
-                                       scales + begin * blocks);
-                     });
-  };
-  w.nvfp4 = {quant.weight_global, quant.input_global, fill};
+checkpoint::OutWeight plain(const models::Part& part, const at::Tensor& rows, at::ScalarType type) {
+  return plain(part, rows.sizes().vec(), type, [rows, type](std::byte* bytes) {
+    const at::Tensor values = rows.to(type).to(at::kCPU).contiguous();
+    const auto* data = static_cast<const std::byte*>(values.const_data_ptr());
+    std::copy_n(data, values.nbytes(), bytes);
+  });
+}
+
+// Of finite rows [n, cols].
+void quantize_rows(const at::Tensor& rows, float global, nvfp4::BlockScale rule,
+                   std::uint8_t* codes, std::uint8_t* scales) {
+  const at::Tensor w = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
+  const float* x = w.const_data_ptr<float>();
+  const std::int64_t n = rows.size(0), cols = rows.size(1), blocks = nvfp4::blocks_per_row(cols);
+  at::parallel_for(
+      0, n, std::max<std::int64_t>(1, 65536 / cols), [&](std::int64_t begin, std::int64_t end) {
+        nvfp4::quantize(x + begin * cols, end - begin, cols, global, rule,
+                        codes + begin * blocks * nvfp4::kBlock / 2, scales + begin * blocks);
+      });
+}
+
+checkpoint::OutWeight quantized(const models::Part& part, std::int64_t cols,
+                                checkpoint::OutNvfp4 nvfp4) {
+  checkpoint::OutWeight w{part.name, {part.rows, cols}, checkpoint::DType::bf16, {}, {}, {}};
+  w.nvfp4 = std::move(nvfp4);
   return w;
 }
 
@@ -49,6 +63,24 @@ Json exported_config(const Json& source) {
   return config;
 }
 
+// Everything but its weights.
+checkpoint::OutModel model_of(const checkpoint::Checkpoint& source) {
+  checkpoint::OutModel out;
+  out.config = exported_config(source.config);
+  out.generation_config = source.generation_config;
+  return out;
+}
+
+std::map<const models::Parameter*, models::LinearQuant*> quants_of(const models::Model& model) {
+  std::map<const models::Parameter*, models::LinearQuant*> quant_of;
+  for (const models::Linear* l : models::linears(model)) quant_of[&l->weight] = l->quant.get();
+  return quant_of;
+}
+
+at::ScalarType stored_type(const models::Parameter& p) {
+  return p.constant ? at::kFloat : at::kBFloat16;
+}
+
 }  // namespace
 
 checkpoint::OutModel export_model(const models::Model& model,
@@ -57,12 +89,8 @@ checkpoint::OutModel export_model(const models::Model& model,
   const auto parameters = models::parameters(model);
   check(masters.size() == parameters.size(), kOperation, "expected {} masters, found {}",
         parameters.size(), masters.size());
-  std::map<const models::Parameter*, const models::LinearQuant*> quant_of;
-  for (const models::Linear* l : models::linears(model)) quant_of[&l->weight] = l->quant.get();
-
-  checkpoint::OutModel out;
-  out.config = exported_config(source.config);
-  out.generation_config = source.generation_config;
+  const auto quant_of = quants_of(model);
+  checkpoint::OutModel out = model_of(source);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     check(masters[i].sizes() == p.value.sizes(), kOperation, "{}: expected a master of {} rows",
@@ -71,11 +99,171 @@ checkpoint::OutModel export_model(const models::Model& model,
     std::int64_t row = 0;
     for (const models::Part& part : p.parts) {
       const at::Tensor rows = masters[i].detach().narrow(0, row, part.rows);
-      out.weights.push_back(quant != quant_of.end() && quant->second
-                                ? quantized(part, rows, *quant->second)
-                                : plain(part, rows));
+      if (quant == quant_of.end() || quant->second == nullptr) {
+        out.weights.push_back(plain(part, rows, stored_type(p)));
+      } else {
+        const models::LinearQuant& q = *quant->second;
+        out.weights.push_back(quantized(part, rows.size(1),
+                                        {q.weight_global, q.input_global,
+                                         [rows, global = q.weight_global, rule = q.weight_rule](
+                                             std::uint8_t* codes, std::uint8_t* scales) {
+                                           quantize_rows(rows, global, rule, codes, scales);
+                                         }}));
+      }
       row += part.rows;
     }
+  }
+  return out;
+}
+
+namespace {
+
+// The bits of each, if the file has the tensor's values as BF16.
+const std::uint16_t* bf16_of(const checkpoint::Tensor& t) {
+  const bool plain = t.dtype == checkpoint::DType::bf16 && !t.read &&
+                     t.raw.size() == 2 * static_cast<std::size_t>(t.elements()) &&
+                     reinterpret_cast<std::uintptr_t>(t.raw.data()) % 2 == 0;
+  return plain ? reinterpret_cast<const std::uint16_t*>(t.raw.data()) : nullptr;
+}
+
+constexpr std::int64_t kGrain = 1 << 16;  // values that are worth waking a thread for
+
+// The largest bits of a magnitude; those of an infinity or a NaN are larger than all others.
+std::uint16_t largest_bits(const std::uint16_t* bits, std::int64_t n) {
+  std::atomic<std::uint16_t> most = 0;
+  ops::parallel_for(0, n, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    std::uint16_t here = 0;
+    for (std::int64_t i = begin; i < end; ++i)
+      here = std::max<std::uint16_t>(here, bits[i] & 0x7FFF);
+    std::uint16_t before = most;
+    while (before < here && !most.compare_exchange_weak(before, here)) {
+    }
+  });
+  return most;
+}
+
+// A matrix that is read when the first of its parts is asked for, and let go of with each. What the
+// file has as BF16 is never in memory in another type but for some rows.
+struct Pending {
+  const checkpoint::Checkpoint& source;
+  const models::Parameter& parameter;
+  nvfp4::GlobalScale rule;
+  nvfp4::BlockScale blocks;
+  std::vector<const models::Parameter*> next;  // to be read ahead
+  std::vector<at::Tensor> values = {};         // FP32, of the parts that are not BF16
+  float global = 0;
+
+  const checkpoint::Tensor& tensor(std::size_t part) const {
+    return source.at(parameter.parts[part].name);
+  }
+
+  void read() {
+    std::uint32_t most = 0;
+    for (std::size_t i = 0; i < parameter.parts.size(); ++i) {
+      const checkpoint::Tensor& t = tensor(i);
+      const std::int64_t n = t.elements();
+      values.emplace_back();
+      if (const std::uint16_t* bits = bf16_of(t)) {
+        most = std::max(most, std::uint32_t{largest_bits(bits, n)} << 16);
+        if (most < nvfp4::kInfinityBits) continue;
+      }
+      values.back() = at::empty({n}, at::kFloat);
+      float* to = values.back().data_ptr<float>();
+      const std::string bad = models::read_finite(t, to);
+      check(bad.empty(), kOperation, "{}: {}", source.path.string(), bad);
+      for (std::int64_t k = 0; k < n; ++k) {
+        to[k] = nvfp4::round_to_bf16(to[k]);
+        most = std::max(most, nvfp4::magnitude_bits(to[k]));
+      }
+      checkpoint::release(source, t);
+    }
+    check(most < nvfp4::kInfinityBits, kOperation,
+          "{}: expected weights that BF16 can hold, found larger ones",
+          parameter.parts.front().name);
+    global = nvfp4::global_scale(nvfp4::bf16_amax(most), rule, blocks);
+    check(nvfp4::scale_fits(global), kOperation,
+          "{}: expected weights that NVFP4 can hold, found {} as the largest",
+          parameter.parts.front().name, nvfp4::bf16_amax(most));
+    for (const models::Parameter* p : next)
+      for (const models::Part& part : p->parts) checkpoint::prefetch(source, source.at(part.name));
+  }
+
+  void give(std::size_t part, std::uint8_t* codes, std::uint8_t* scales) {
+    if (values.empty()) read();
+    const checkpoint::Tensor& t = tensor(part);
+    const std::int64_t rows = parameter.parts[part].rows, cols = parameter.value.size(1);
+    const std::int64_t of_row = nvfp4::blocks_per_row(cols);
+    const at::Tensor plain = std::exchange(values[part], {});
+    const float* floats = plain.defined() ? plain.const_data_ptr<float>() : nullptr;
+    const std::uint16_t* bits = bf16_of(t);
+    const std::int64_t step = std::max<std::int64_t>(1, kGrain / cols);
+    ops::for_pieces((rows + step - 1) / step, [&](std::int64_t piece) {
+      const std::int64_t first = piece * step, n = std::min(step, rows - first);
+      std::vector<float> some;
+      const float* x = floats + first * cols;
+      if (floats == nullptr) {
+        some.resize(static_cast<std::size_t>(n * cols));
+        for (std::int64_t i = 0; i < n * cols; ++i)
+          some[static_cast<std::size_t>(i)] =
+              std::bit_cast<float>(std::uint32_t{bits[first * cols + i]} << 16);
+        x = some.data();
+      }
+      nvfp4::quantize(x, n, cols, global, blocks, codes + first * of_row * nvfp4::kBlock / 2,
+                      scales + first * of_row);
+    });
+    checkpoint::release(source, t);
+  }
+};
+
+// The tensor's values in `type`, FP32 or BF16. What is BF16 already is copied.
+void read_plain(const checkpoint::Checkpoint& source, const checkpoint::Tensor& t,
+                at::ScalarType type, std::byte* bytes) {
+  if (const std::uint16_t* bits = bf16_of(t); bits != nullptr && type == at::kBFloat16)
+    if (largest_bits(bits, t.elements()) < nvfp4::kInfinityBits >> 16) {
+      std::copy_n(t.raw.data(), t.raw.size(), bytes);
+      return;
+    }
+  const at::Tensor values = at::empty({t.elements()}, at::kFloat);
+  const std::string bad = models::read_finite(t, values.data_ptr<float>());
+  check(bad.empty(), kOperation, "{}: {}", source.path.string(), bad);
+  const at::Tensor stored = values.to(type);
+  std::copy_n(static_cast<const std::byte*>(stored.const_data_ptr()), stored.nbytes(), bytes);
+}
+
+checkpoint::OutWeight plain_from(const checkpoint::Checkpoint& source, const models::Part& part,
+                                 at::ScalarType type) {
+  const checkpoint::Tensor& t = source.at(part.name);
+  return plain(part, t.shape, type, [&source, &t, type](std::byte* bytes) {
+    read_plain(source, t, type, bytes);
+    checkpoint::release(source, t);
+  });
+}
+
+}  // namespace
+
+checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
+                                 nvfp4::GlobalScale rule) {
+  const auto parameters = models::parameters(model);
+  const auto quant_of = quants_of(model);
+  checkpoint::OutModel out = model_of(source);
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const models::Parameter& p = *parameters[i];
+    const auto found = quant_of.find(&p);
+    if (found == quant_of.end() || found->second == nullptr) {
+      for (const models::Part& part : p.parts)
+        out.weights.push_back(plain_from(source, part, stored_type(p)));
+      continue;
+    }
+    const models::LinearQuant& quant = *found->second;
+    const auto pending = std::make_shared<Pending>(Pending{source, p, rule, quant.weight_rule, {}});
+    if (i + 1 < parameters.size()) pending->next.push_back(parameters[i + 1]);
+    for (std::size_t part = 0; part < p.parts.size(); ++part)
+      out.weights.push_back(quantized(p.parts[part], p.value.size(1),
+                                      {0, quant.input_global,
+                                       [pending, part](std::uint8_t* codes, std::uint8_t* scales) {
+                                         pending->give(part, codes, scales);
+                                       },
+                                       [pending] { return pending->global; }}));
   }
   return out;
 }

@@ -1,7 +1,7 @@
 // Rules over names, and the table that says what they did.
 #include "quantize/policy.h"
 
-#include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <fnmatch.h>
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 namespace qad::quantize {
 namespace {
 
-constexpr std::int64_t kBf16 = 2;
+constexpr std::int64_t kBf16 = 2, kFloat = 4;
 
 std::string verdict_text(const Verdict& v) {
   return v.quantize ? "quantised" : v.why;
@@ -39,33 +39,49 @@ Verdict decide_part(const Policy& policy, const models::Linear& linear, const st
 }
 
 void add(std::vector<CoverageRow>& rows, const std::string& kind, std::int64_t tensors,
-         std::int64_t parameters, std::int64_t bytes_after, const Verdict& v) {
+         std::int64_t parameters, std::int64_t bytes_before, std::int64_t bytes_after,
+         const Verdict& v) {
   auto row = std::find_if(rows.begin(), rows.end(), [&](const CoverageRow& r) {
     return r.kind == kind && r.quantized == v.quantize && r.why == v.why;
   });
   if (row == rows.end()) row = rows.insert(rows.end(), {kind, 0, 0, 0, 0, v.quantize, v.why});
   row->tensors += tensors;
   row->parameters += parameters;
-  row->bytes_before += parameters * kBf16;
+  row->bytes_before += bytes_before;
   row->bytes_after += bytes_after;
+}
+
+// Of a nemotron_h, whose mixers and feed-forwards all go by one name.
+void keep_hybrid_attention(Policy& policy) {
+  policy.rules.push_back({"backbone.layers.*.mixer.[qkvo]_proj", false, "attention kept"});
+}
+void keep_layer(Policy& policy, int layer, const char* why) {
+  policy.rules.push_back({fmt::format("backbone.layers.{}.mixer.*", layer), false, why});
 }
 
 }  // namespace
 
+std::vector<std::string> presets() {
+  return {"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only", "nvfp4-nano-9b-v2", "nvfp4-nano-30b-a3b"};
+}
+
 Policy preset(const std::string& name) {
   Policy policy;
-  if (name == "nvfp4") return policy;
   if (name == "nvfp4-weight-only") {
     policy.activations = false;
-    return policy;
-  }
-  if (name == "nvfp4-mlp-only") {
+  } else if (name == "nvfp4-mlp-only") {
     policy.rules.push_back({"*.self_attn.*", false, "attention kept"});
-    return policy;
+  } else if (name == "nvfp4-nano-9b-v2") {
+    keep_hybrid_attention(policy);
+    for (const int layer : {0, 1, 54, 55}) keep_layer(policy, layer, "first and last two layers");
+  } else if (name == "nvfp4-nano-30b-a3b") {
+    keep_hybrid_attention(policy);
+    for (const int layer : {4, 11, 18, 25, 32, 41}) keep_layer(policy, layer, "before attention");
+  } else if (name != "nvfp4") {
+    fail("quantize", "preset: expected one of {}, found \"{}\"{}", fmt::join(presets(), ", "), name,
+         did_you_mean(name, presets()));
   }
-  const std::vector<std::string> known{"nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only"};
-  fail("quantize", "preset: expected nvfp4, nvfp4-weight-only or nvfp4-mlp-only, found \"{}\"{}",
-       name, did_you_mean(name, known));
+  return policy;
 }
 
 Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers) {
@@ -80,6 +96,27 @@ Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t 
   }
   return verdict;
 }
+
+namespace {
+
+// Serving engines compute all experts of a layer in one kernel.
+void check_experts(const models::Model& model, const Policy& policy) {
+  const auto layers = static_cast<std::int64_t>(model.layers.size());
+  for (const models::Layer& layer : model.layers) {
+    if (!layer.experts) continue;
+    const models::Linear& first = layer.experts->routed.front().gate_up;
+    const bool quantised = decide(policy, first, layers).quantize;
+    for (const models::Mlp& expert : layer.experts->routed)
+      for (const models::Linear* l : {&expert.gate_up, &expert.down})
+        check(decide(policy, *l, layers).quantize == quantised, "quantize",
+              "policy: {} is {}quantised and {} is {}; the experts of a layer must be quantised "
+              "together; widen or drop the rule",
+              linear_name(first.weight.parts.front()), quantised ? "" : "not ",
+              linear_name(l->weight.parts.front()), quantised ? "not" : "");
+  }
+}
+
+}  // namespace
 
 void check_rules(const models::Model& model, const Policy& policy) {
   std::vector<std::string> names;
@@ -100,6 +137,7 @@ void check_rules(const models::Model& model, const Policy& policy) {
             policy.keep_first + policy.keep_last <= layers,
         "quantize", "policy: keep_first {} and keep_last {} exceed the model's {} layers",
         policy.keep_first, policy.keep_last, layers);
+  check_experts(model, policy);
 }
 
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy) {
@@ -111,7 +149,7 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
     const std::int64_t cols = l->weight.value.size(1), n = l->weight.value.numel();
     const auto parts = static_cast<std::int64_t>(l->weight.parts.size());
     const std::int64_t scalars = parts * (policy.activations ? 8 : 4);
-    add(rows, l->kind, parts, n,
+    add(rows, l->kind, parts, n, n * kBf16,
         v.quantize ? n / 2 + l->weight.value.size(0) * nvfp4::blocks_per_row(cols) + scalars
                    : n * kBf16,
         v);
@@ -122,12 +160,33 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
     all += p->value.numel();
     tensors += static_cast<std::int64_t>(p->parts.size());
   }
+  const auto plain = [&](const char* kind, std::int64_t n, std::int64_t bytes, const char* why) {
+    add(rows, kind, 1, n, bytes, bytes, {false, why});
+    matrices += n;
+    ++matrix_tensors;
+  };
   const std::int64_t embedding = model.embedding.value.numel();
-  add(rows, "embedding", 1, embedding, embedding * kBf16, {false, "a table, not a product"});
-  const std::int64_t rest = all - matrices - embedding;
-  add(rows, "norms and biases", tensors - matrix_tensors - 1, rest, rest * kBf16,
+  plain("embedding", embedding, embedding * kBf16, "a table, not a product");
+  for (const models::Layer& layer : model.layers) {
+    if (layer.mamba) {
+      const std::int64_t n = layer.mamba->conv.value.numel();
+      plain("convolution", n, n * kBf16, "of each channel alone");
+    }
+    if (!layer.experts) continue;
+    const std::int64_t n = layer.experts->router.value.numel();
+    plain("router", n, n * kBf16, "chooses experts");
+    const std::int64_t corrections = layer.experts->correction.value.numel();
+    plain("router correction", corrections, corrections * kFloat, "chooses experts");
+  }
+  const std::int64_t rest = all - matrices;
+  add(rows, "norms and biases", tensors - matrix_tensors, rest, rest * kBf16, rest * kBf16,
       {false, "vectors"});
   return rows;
+}
+
+std::string_view format_of(const CoverageRow& row) {
+  if (row.quantized) return "NVFP4";
+  return row.bytes_after == row.parameters * kFloat ? "F32" : "BF16";
 }
 
 std::string coverage_table(const std::vector<CoverageRow>& rows) {
@@ -137,8 +196,9 @@ std::string coverage_table(const std::vector<CoverageRow>& rows) {
   CoverageRow sum{"total", 0, 0, 0, 0, false, ""};
   std::int64_t quantized = 0;
   for (const CoverageRow& r : rows) {
-    text += fmt::format(kLine, r.kind, r.tensors, r.parameters, r.bytes_before, r.bytes_after,
-                        r.quantized ? "NVFP4" : "BF16: " + r.why);
+    text += fmt::format(
+        kLine, r.kind, r.tensors, r.parameters, r.bytes_before, r.bytes_after,
+        r.quantized ? std::string(format_of(r)) : fmt::format("{}: {}", format_of(r), r.why));
     sum.tensors += r.tensors;
     sum.parameters += r.parameters;
     sum.bytes_before += r.bytes_before;

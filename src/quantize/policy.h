@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "models/model.h"
@@ -26,7 +27,11 @@ struct Policy {
   double input_headroom = 1;  // input scales are for this multiple of the calibrated amax
 };
 
-// "nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only", ...; throws Error naming the presets.
+// By name: nvfp4 (all but lm_head), nvfp4-weight-only, nvfp4-mlp-only, and what NVIDIA kept in BF16
+// in the checkpoint of that name: nvfp4-nano-9b-v2 (attention, the first and last two layers) and
+// nvfp4-nano-30b-a3b (attention and the Mamba layer before each; arXiv 2601.20088). Throws Error
+// naming the presets.
+std::vector<std::string> presets();
 Policy preset(const std::string& name);
 
 // Whether `linear` is quantised and why not. All parts must agree; a mixed verdict is an Error.
@@ -48,6 +53,7 @@ struct CoverageRow {
 };
 // `model` may be models::build()'s. Bytes are those of the files' tensors, before in BF16.
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy);
+std::string_view format_of(const CoverageRow& row);  // NVFP4, BF16 or F32
 std::string coverage_table(const std::vector<CoverageRow>& rows);
 
 }  // namespace qad::quantize

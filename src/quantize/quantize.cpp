@@ -46,7 +46,8 @@ void shipped_value(const std::string& name, const at::Tensor& master, models::Li
   quant->weight_global = global.item<float>();
 }
 
-void quantize(models::Model& model, const Policy& policy, const std::vector<float>& input_amax) {
+void choose_quantised(models::Model& model, const Policy& policy,
+                      const std::vector<float>& input_amax) {
   check_rules(model, policy);
   check(policy.input_headroom >= 1, "quantize",
         "input_headroom: expected at least 1 (below it inputs are clipped), found {}",
@@ -63,16 +64,19 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
     quants[i] = std::make_unique<models::LinearQuant>();
     quants[i]->weight_rule = policy.weights;
     quants[i]->input_rule = policy.inputs;
-    quants[i]->weight_global = 0;  // shipped_value raises it
+    quants[i]->weight_global = 0;
     if (policy.activations) quants[i]->input_global = input_scale(policy, name, i, input_amax);
   }
 
+  for (std::size_t i = 0; i < linears.size(); ++i) linears[i]->quant = std::move(quants[i]);
+}
+
+void quantize(models::Model& model, const Policy& policy, const std::vector<float>& input_amax) {
+  choose_quantised(model, policy, input_amax);
   std::map<const models::Parameter*, models::LinearQuant*> quant_of;
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    linears[i]->quant = std::move(quants[i]);
-    quant_of[&linears[i]->weight] = linears[i]->quant.get();
-  }
+  for (models::Linear* l : models::linears(model)) quant_of[&l->weight] = l->quant.get();
   for (models::Parameter* p : models::parameters(model)) {
+    if (p->constant) continue;
     const auto quant = quant_of.find(p);
     const at::Tensor original = p->value;
     p->value = at::empty_like(original);

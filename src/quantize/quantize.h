@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "checkpoint/out_model.h"
@@ -18,6 +19,31 @@ namespace qad::quantize {
 std::vector<float> calibrate(const models::Model& model, const std::vector<models::Tokens>& batches,
                              const std::function<void(std::size_t done)>& progress = {});
 
+// The same of a model on disk, of which one layer at a time is in memory: `model` is
+// models::open_model's. The batches' residual streams, 4 hidden bytes a token on a CPU, go from
+// layer to layer. `progress`: of the layers.
+std::vector<float> calibrate(const checkpoint::Checkpoint& source, models::Model& model,
+                             const std::vector<models::Tokens>& batches,
+                             const std::function<void(std::size_t done)>& progress = {});
+
+// Experts to which calibration sent nothing, or only zeros: which, of how many.
+struct UnreachedExperts {
+  int layer;
+  std::vector<std::size_t> experts;
+  std::size_t of;
+};
+// What serving engines need all the same: their maxima, zeros in `input_amax`, become the largest
+// of the same product among the experts of their layer. Throws Error for a layer of which none was
+// reached.
+std::vector<UnreachedExperts> lend_maxima(const models::Model& model,
+                                          std::vector<float>& input_amax);
+// "3 of 128 experts in layer 4 (0, 17, 90)", joined by "; ".
+std::string to_text(const std::vector<UnreachedExperts>& unreached);
+
+// Sets LinearQuant by policy as quantize() does, but for weight_global, which is left 0: nothing is
+// known of the weights.
+void choose_quantised(models::Model& model, const Policy& policy,
+                      const std::vector<float>& input_amax);
 // Sets LinearQuant by policy (weight-only: input_amax may be empty), and replaces every value by
 // what is shipped: fake-quantised where quantised, rounded to BF16 elsewhere. `value`s must hold
 // the unquantised weights.
@@ -44,5 +70,11 @@ std::vector<LayerError> weight_errors(const models::Model& quantized,
 checkpoint::OutModel export_model(const models::Model& model,
                                   const std::vector<at::Tensor>& masters,
                                   const checkpoint::Checkpoint& source);
+
+// The same of weights that are still in `source`, which must outlive the writing: each
+// matrix is read, given its global scale by `rule`, rounded and let go of when its turn comes.
+// `model` has no values (models::open_model) and was given to choose_quantised.
+checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
+                                 nvfp4::GlobalScale rule);
 
 }  // namespace qad::quantize

@@ -1,73 +1,20 @@
 // A random model, quantised, in the trainer's own loop.
 #include "recipe/bench.h"
 
-#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <chrono>
 #include <limits>
 
-#include "checkpoint/checkpoint.h"
 #include "core/error.h"
 #include "core/random.h"
 #include "quantize/quantize.h"
+#include "recipe/bench_model.h"
 #include "recipe/steps.h"
 
 namespace qad::recipe {
 namespace {
-
-struct Shape {
-  const char *name, *model_type, *architecture;
-  std::int64_t hidden, width, layers, heads, kv_heads, vocabulary;
-  bool tied;
-};
-constexpr Shape kShapes[] = {
-    {"smollm2-135m", "llama", "LlamaForCausalLM", 576, 1536, 30, 9, 3, 49152, true},
-    {"qwen2-0.5b", "qwen2", "Qwen2ForCausalLM", 896, 4864, 24, 14, 2, 151936, true},
-    {"qwen2-1.5b", "qwen2", "Qwen2ForCausalLM", 1536, 8960, 28, 12, 2, 151936, true},
-    {"qwen2-7b", "qwen2", "Qwen2ForCausalLM", 3584, 18944, 28, 28, 4, 152064, false},
-    {"llama3-8b", "llama", "LlamaForCausalLM", 4096, 14336, 32, 32, 8, 128256, false},
-};
-
-models::ModelConfig config_of(const std::string& model) {
-  for (const Shape& s : kShapes)
-    if (model == s.name)
-      return models::parse_config({{"architectures", {s.architecture}},
-                                   {"model_type", s.model_type},
-                                   {"hidden_act", "silu"},
-                                   {"hidden_size", s.hidden},
-                                   {"intermediate_size", s.width},
-                                   {"num_hidden_layers", s.layers},
-                                   {"num_attention_heads", s.heads},
-                                   {"num_key_value_heads", s.kv_heads},
-                                   {"vocab_size", s.vocabulary},
-                                   {"rms_norm_eps", 1e-6},
-                                   {"rope_theta", 1e4},
-                                   {"max_position_embeddings", 131072},
-                                   {"tie_word_embeddings", s.tied}},
-                                  Json());
-  check(fs::exists(model), "bench", "{}: expected a checkpoint or one of {}", model,
-        fmt::join(bench_shapes(), ", "));
-  const checkpoint::Checkpoint c = checkpoint::open(model);
-  return models::parse_config(c.config, c.generation_config);
-}
-
-// Normal weights; the same from the same seed.
-models::Model random_model(const models::ModelConfig& config, const models::Placement& placement) {
-  models::Model model = models::build(config);
-  model.placement = placement;
-  const auto options = at::TensorOptions().dtype(placement.type).device(placement.device);
-  const auto is_bias = [](const std::string& name) { return name.ends_with(".bias"); };
-  for (models::Parameter* p : models::parameters(model)) {
-    const auto shape = p->value.sizes().vec();
-    p->value = shape.size() > 1                 ? at::randn(shape, options).mul_(0.02)
-               : is_bias(p->parts.front().name) ? at::zeros(shape, options)
-                                                : at::ones(shape, options);
-  }
-  return model;
-}
 
 double product_flops(const models::Placement& placement) {
   const std::int64_t n = placement.device.is_cpu() ? 1024 : 8192;
@@ -89,11 +36,21 @@ double product_flops(const models::Placement& placement) {
 }
 
 // Teacher forward 2 N, student forward 2 N and backward 4 N; attention likewise four times its
-// forward, of a mean context of half a sequence.
+// forward, of a mean context of half a sequence. Mamba's scan, 2 % of its projections, is not
+// counted.
 double flops_per_token(const models::Model& model, std::int64_t seq_len) {
   double weights = static_cast<double>(model.head_weight().numel()), attention = 0;
   for (const models::Linear* l : models::linears(model))
     if (l->kind != "lm_head") weights += static_cast<double>(l->weight.value.numel());
+  for (const models::Layer& layer : model.layers) {  // of which a token meets a few
+    if (!layer.experts) continue;
+    const models::ExpertsConfig& c = layer.experts->config;
+    for (const models::Mlp& expert : layer.experts->routed)
+      for (const models::Linear* l : {&expert.gate_up, &expert.down})
+        weights -= static_cast<double>(l->weight.value.numel()) *
+                   (1 - static_cast<double>(c.chosen) / static_cast<double>(c.experts));
+    weights += static_cast<double>(layer.experts->router.value.numel());
+  }
   for (const models::LayerConfig& layer : model.config.layers)
     if (layer.attention)
       attention += static_cast<double>(layer.attention->heads * layer.attention->head_dim);
@@ -118,12 +75,6 @@ data::Stream random_stream(std::int64_t vocabulary, std::int64_t seq_len, std::i
 
 }  // namespace
 
-std::vector<std::string> bench_shapes() {
-  std::vector<std::string> names;
-  for (const Shape& s : kShapes) names.emplace_back(s.name);
-  return names;
-}
-
 BenchResult bench(const BenchOptions& options) {
   models::Placement placement = models::placement_of(options.device);
   const bool gpu = !placement.device.is_cpu();
@@ -131,10 +82,11 @@ BenchResult bench(const BenchOptions& options) {
   config.keep_best = 0;
   BenchResult result;
   result.machine = models::machine_name(placement.device);
-  const models::ModelConfig shape = config_of(options.model);
+  const models::ModelConfig shape = bench_config(options.model);
   check(options.recompute_layers <= static_cast<std::int64_t>(shape.layers.size()), "bench",
         "--recompute-layers: the model has {} layers, found {}", shape.layers.size(),
         options.recompute_layers);
+  models::check_kernels(shape, placement.device);
   placement.recomputed_layers = options.recompute_layers;
   quantize::Policy policy = quantize::preset("nvfp4");
   if (!options.quantize) {

@@ -11,12 +11,9 @@
 
 namespace qad::recipe {
 
-// Names that bench() knows besides folders with a config.json: "smollm2-135m", "qwen2-0.5b", ...
-std::vector<std::string> bench_shapes();
-
 struct BenchOptions {
-  std::string model = "smollm2-135m", device = "cpu";
-  distill::TrainConfig train;  // steps is the number that is timed
+  std::string model = "smollm2-135m", device = "cpu";  // bench_config() knows the model
+  distill::TrainConfig train;                          // steps is the number that is timed
   bool quantize = true;
   bool pack = false;                  // inputs, also where memory is not short
   std::int64_t recompute_layers = 0;  // at least; a GPU short of memory takes more

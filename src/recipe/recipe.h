@@ -111,7 +111,8 @@ void for_each_key(R& r, F&& f) {
   f("threads", r.threads, "", "CPU threads; 0: one a core");
   f("seed", r.seed, "", "of the data order and of samples");
 
-  f("quantize.policy", r.quantize.policy, "nvfp4|nvfp4-weight-only|nvfp4-mlp-only",
+  f("quantize.policy", r.quantize.policy,
+    "nvfp4|nvfp4-weight-only|nvfp4-mlp-only|nvfp4-nano-9b-v2|nvfp4-nano-30b-a3b",
     "which matrices become NVFP4 (lm_head stays BF16)");
   f("quantize.rules", r.quantize.rules, "",
     "further rules over HF names, later ones win: [{pattern: '*.0.mlp.*', quantize: false}]");

@@ -98,7 +98,7 @@ report::Run report_of(const Outcome& o) {
   for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
   for (const auto& row : o.coverage)
     run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,
-                            row.bytes_after, row.quantized ? "NVFP4" : "BF16", row.why});
+                            row.bytes_after, std::string(quantize::format_of(row)), row.why});
   for (const Candidate& c : o.candidates)
     run.candidates.push_back({c.step, c.validation_loss, c.kl, c.chosen});
   const Json recipe = to_json(o.recipe);
@@ -107,6 +107,11 @@ report::Run report_of(const Outcome& o) {
   for (const Sample& s : o.samples) run.samples.push_back({s.label, s.text});
   run.notes.push_back(
       fmt::format("{:.2g} % of the quantised activations were clipped.", 100 * o.clipped_share));
+  if (!o.unreached.empty())
+    run.notes.push_back(
+        fmt::format("Calibration did not reach {}; they have the largest input scale of their "
+                    "layer.",
+                    quantize::to_text(o.unreached)));
   run.tokens = o.training.tokens;
   run.seconds = o.training.seconds;
   run.tokens_per_second =

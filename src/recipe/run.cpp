@@ -297,7 +297,8 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   if (!add_benchmarks(outcome, "BF16", teacher.model, student.tokenizer)) return outcome;
 
   std::vector<at::Tensor> originals = values_of(student.model);
-  calibrate_and_quantize(student.model, policy, calibration_batches(with_data, student.tokenizer));
+  outcome.unreached = calibrate_and_quantize(student.model, policy,
+                                             calibration_batches(with_data, student.tokenizer));
   outcome.layer_errors = quantize::weight_errors(student.model, originals);
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);

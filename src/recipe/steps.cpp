@@ -41,16 +41,31 @@ models::Model load_values(const checkpoint::Checkpoint& source,
   return model;
 }
 
-LoadedModel load_model(const fs::path& path, const models::Placement& placement) {
-  checkpoint::Checkpoint source = checkpoint::open(path);
-  models::Model model = load_values(source, placement);
-  for (const MappedFile& file : source.files) file.release_pages();  // the model has its own copy
+namespace {
+
+// With the tokenizer that belongs to it.
+LoadedModel with_tokenizer(checkpoint::Checkpoint source, models::Model model) {
   text::Tokenizer tokenizer = text::tokenizer_of(source);
   check(tokenizer.vocab_size() <= model.config.vocabulary, "load_model",
         "{}: the tokenizer has {} ids, the model's vocabulary {}; is the tokenizer from this "
         "checkpoint?",
-        path.string(), tokenizer.vocab_size(), model.config.vocabulary);
+        source.path.string(), tokenizer.vocab_size(), model.config.vocabulary);
   return {std::move(source), std::move(model), std::move(tokenizer)};
+}
+
+}  // namespace
+
+LoadedModel load_model(const fs::path& path, const models::Placement& placement) {
+  checkpoint::Checkpoint source = checkpoint::open(path);
+  models::Model model = load_values(source, placement);
+  for (const MappedFile& file : source.files) file.release_pages();  // the model has its own copy
+  return with_tokenizer(std::move(source), std::move(model));
+}
+
+LoadedModel open_model(const fs::path& path, const models::Placement& placement) {
+  checkpoint::Checkpoint source = checkpoint::open(path);
+  models::Model model = models::open_model(source, placement);
+  return with_tokenizer(std::move(source), std::move(model));
 }
 
 void check_same_vocabulary(std::string_view operation, const LoadedModel& teacher,
@@ -94,6 +109,11 @@ quantize::Policy policy_of(const Recipe& recipe) {
   policy.inputs = block_scale_of(q.input_scales);
   policy.input_headroom = q.input_headroom;
   return policy;
+}
+
+quantize::Policy policy_named(const std::string& name) {
+  const bool is_file = name.ends_with(".yaml") || name.ends_with(".yml");
+  return is_file ? policy_of(load_recipe(name)) : quantize::preset(name);
 }
 
 distill::TrainConfig train_config_of(const Recipe& recipe) {
@@ -171,21 +191,80 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
   return batches;
 }
 
-void calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                            const std::vector<models::Tokens>& batches) {
+namespace {
+
+// Before scales are chosen: says who was not reached, and lends them their maxima.
+std::vector<quantize::UnreachedExperts> lend_maxima(const models::Model& model,
+                                                    std::vector<float>& input_amax) {
+  auto unreached = quantize::lend_maxima(model, input_amax);
+  if (!unreached.empty())
+    note(
+        "experts     that calibration did not reach have the largest input scale of their layer: "
+        "{}",
+        quantize::to_text(unreached));
+  return unreached;
+}
+
+}  // namespace
+
+std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
+    models::Model& model, const quantize::Policy& policy,
+    const std::vector<models::Tokens>& batches) {
   std::vector<float> input_amax;
+  std::vector<quantize::UnreachedExperts> unreached;
   if (policy.activations) {
     check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
     Progress progress("calibrate ");
     input_amax = quantize::calibrate(model, batches, [&](std::size_t done) {
       progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
     });
+    unreached = lend_maxima(model, input_amax);
   }
   quantize::quantize(model, policy, input_amax);
-  if (batches.empty()) return;
+  if (batches.empty()) return unreached;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
+  return unreached;
+}
+
+namespace {
+
+void write_as(const fs::path& out, checkpoint::OutModel m, const checkpoint::Checkpoint& source,
+              const std::string& format, const std::string& about) {
+  const checkpoint::Format& chosen = checkpoint::format_named(format);
+  m.files = text::companion_files(source);
+  m.name = checkpoint::model_name(source.path);
+  m.about = about;
+  if (chosen.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
+  for (const std::string& change : chosen.write(out, m)) note("{}      {}", chosen.name, change);
+}
+
+}  // namespace
+
+void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
+                      models::Model& model, const quantize::Policy& policy,
+                      const std::vector<models::Tokens>& batches, const std::string& format,
+                      const std::string& about) {
+  std::vector<float> input_amax;
+  if (policy.activations) {
+    check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
+    Progress progress("calibrate ");
+    const std::size_t layers = model.layers.size();
+    input_amax = quantize::calibrate(source, model, batches, [&](std::size_t done) {
+      progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
+    });
+    lend_maxima(model, input_amax);
+  }
+  quantize::choose_quantised(model, policy, input_amax);
+  Progress progress("quantise  ");
+  checkpoint::OutModel m = quantize::export_from(source, model, policy.global);
+  m.progress = [&](std::int64_t done, std::int64_t all) {
+    progress.show(fmt::format("{} of {}", human_bytes(static_cast<double>(done)),
+                              human_bytes(static_cast<double>(all))),
+                  done == all);
+  };
+  write_as(out, std::move(m), source, format, about);
 }
 
 std::vector<at::Tensor> values_of(models::Model& model) {
@@ -197,13 +276,7 @@ std::vector<at::Tensor> values_of(models::Model& model) {
 void write_checkpoint(const fs::path& out, const models::Model& model,
                       const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
                       const std::string& format, const std::string& about) {
-  const checkpoint::Format& chosen = checkpoint::format_named(format);
-  checkpoint::OutModel m = quantize::export_model(model, masters, source);
-  m.files = text::companion_files(source);
-  m.name = checkpoint::model_name(source.path);
-  m.about = about;
-  if (chosen.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
-  for (const std::string& change : chosen.write(out, m)) note("{}      {}", chosen.name, change);
+  write_as(out, quantize::export_model(model, masters, source), source, format, about);
 }
 
 }  // namespace qad::recipe

@@ -11,6 +11,7 @@
 #include "distill/trainer.h"
 #include "models/model.h"
 #include "quantize/policy.h"
+#include "quantize/quantize.h"
 #include "recipe/recipe.h"
 #include "text/tokenizer.h"
 
@@ -24,6 +25,8 @@ struct LoadedModel {
   bool quantized() const { return !source.quantization.is_null(); }
 };
 LoadedModel load_model(const fs::path& path, const models::Placement& placement);
+// The same without the model's values (models::open_model).
+LoadedModel open_model(const fs::path& path, const models::Placement& placement);
 // The values alone; of a checkpoint from 1 GB on, for which one waits, says on stderr how fast.
 models::Model load_values(const checkpoint::Checkpoint& source, const models::Placement& placement);
 
@@ -33,6 +36,7 @@ void check_same_vocabulary(std::string_view operation, const LoadedModel& teache
 
 distill::StateType state_type_of(const std::string& word);  // fp32, bf16 or int8
 quantize::Policy policy_of(const Recipe& recipe);
+quantize::Policy policy_named(const std::string& name);  // a preset, or that of a .yaml recipe
 distill::TrainConfig train_config_of(const Recipe& recipe);
 data::RenderOptions render_options_of(const Recipe& recipe);
 
@@ -42,10 +46,18 @@ data::RenderOptions render_options_of(const Recipe& recipe);
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer);
 
+// Quantises the checkpoint `source` into `out`, layer by layer: it is never in memory whole. Says
+// on stderr what it does. `format` and `about` as for write_checkpoint.
+void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
+                      models::Model& model, const quantize::Policy& policy,
+                      const std::vector<models::Tokens>& batches, const std::string& format,
+                      const std::string& about);
+
 // Calibrates on `batches` (none for a weight-only policy) and quantises `model` in place; says what
-// it does on stderr.
-void calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                            const std::vector<models::Tokens>& batches);
+// it does on stderr, also which experts calibration did not reach, which it returns.
+std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
+    models::Model& model, const quantize::Policy& policy,
+    const std::vector<models::Tokens>& batches);
 
 // The share of quantised activations beyond their scale since the last call, which starts the count
 // anew.

@@ -27,9 +27,14 @@ std::vector<Shape> shapes() {
                        {{300, 20}, {2, 20}, 32, 24, 2, 64},
                        {{140, 33}, {17, 33}, 16, 11, 1, 128},
                        {{90, 270}, {1, 1}, 16, 4, 2, 256},
+                       {{77, 513, 1}, {1, 1, 1}, 16, 8, 1, 128},
+                       {{140, 33, 16}, {1, 1, 1}, 4, 22, 2, 64},
+                       {{3000}, {1}, 16, 8, 8, 32},
                        {{130}, {64}, 16, 2, 1, 96}},
                       {{{1}, {1}, 16, 1, 1, 8},
                        {{600}, {1}, 16, 3, 1, 8},
+                       {{600, 3}, {1, 1}, 16, 3, 1, 64},
+                       {{40, 3}, {1, 1}, 16, 11, 1, 128},
                        {{50, 257, 40}, {50, 10, 1}, 16, 4, 2, 20},
                        {{40, 9}, {1, 2}, 4, 11, 1, 16}});
 }
@@ -45,7 +50,7 @@ std::int64_t longest(const std::vector<std::int32_t>& counts) {
 }
 
 std::int64_t pages_each(const Shape& s) {
-  return longest(s.lengths) / s.page + 1;
+  return (longest(s.lengths) + s.page - 1) / s.page + 1;
 }
 
 // Every sequence has pages of its own, in no order; those it does not need are not there at all.
@@ -65,18 +70,22 @@ std::vector<Argument> arguments(const Shape& s) {
     a.changes = true;
     return a;
   };
-  // Upper bounds, not to the token.
+  // Upper bounds, not to the token; but that there is no more than one new token has kernels of its
+  // own.
+  const std::int64_t most_new = longest(s.fresh) == 1 ? 1 : longest(s.fresh) + 1;
   return {values(random({tokens, s.heads + 2 * s.kv_heads, s.dim})),
           cache(),
           cache(),
           fixed(starts(s)),
           fixed(at::tensor(s.lengths, at::kInt)),
           fixed(pages(s)),
-          {longest(s.fresh) + 1},
+          {most_new},
           {longest(s.lengths) + 5},
           {s.heads},
           {s.kv_heads},
-          {1 / std::sqrt(static_cast<double>(s.dim))}};
+          {1 / std::sqrt(static_cast<double>(s.dim))},
+          {1.0},
+          {1.0}};
 }
 
 }  // namespace

@@ -142,8 +142,16 @@ void add_linear(std::vector<Case>& cases) {
   struct Shape {
     std::int64_t tokens, in, out;
   };
-  for (const Shape& s : sizes<Shape>(
-           {{1, 8, 8}, {3, 7, 5}, {33, 64, 100}, {70, 896, 1152}, {16, 4864, 9}}, {{3, 7, 5}}))
+  for (const Shape& s : sizes<Shape>({{1, 8, 8},
+                                      {3, 7, 5},
+                                      {33, 64, 100},
+                                      {70, 896, 1152},
+                                      {16, 4864, 9},
+                                      {1, 576, 960},
+                                      {8, 1536, 576},
+                                      {9, 40, 33},
+                                      {17, 64, 64}},
+                                     {{3, 7, 5}, {9, 40, 33}}))
     for (const bool bias : {false, true})
       cases.push_back({label(bias ? "linear with bias" : "linear", {s.tokens, s.in, s.out}),
                        "qad::linear",

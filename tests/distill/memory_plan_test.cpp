@@ -65,6 +65,20 @@ TEST(MemoryPlan, CountsSavedInputsAsTheyAreAndPacked) {
             tokens * (2 * (others + inputs - 2 * 32) + 4 * floats));
 }
 
+TEST(MemoryPlan, CountsWhatHybridsSave) {
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1000;
+  train.micro_sequences = 0;
+  const double tokens = 1000.0 * static_cast<double>(train.seq_len);
+  // Each of four layers: the norm's input of 32 and its 1/rms; the first linear's input of 32.
+  // Mamba: a projection of 32 + 96 + 4, the convolution's 96, the scan's 32, 1/rms of two groups,
+  // the last linear's input of 32. The MLP: 48 before and behind its activation. Attention: q, k
+  // and v of 64, its result and the next linear's input of 32, two log-sum-exps.
+  const double mamba = 132 + 96 + 32 + 2 + 32, mlp = 48 + 48, attention = 64 + 32 + 32 + 2;
+  EXPECT_EQ(planned(tiny_hybrid(), train, "cpu")["activations"],
+            tokens * 4 * (4 * (32 + 1 + 32) + 2 * mamba + mlp + attention + 32 + 1 + 32));
+}
+
 TEST(MemoryPlan, RecomputedLayersKeepWhatEntersThem) {
   auto config = tiny_config();
   config.layers.resize(5, config.layers[0]);

@@ -26,6 +26,33 @@ inline models::ModelConfig tiny_config(bool tied = false, std::int64_t hidden = 
   return c;
 }
 
+// Mamba, squared ReLU, attention without positions, Mamba.
+inline models::ModelConfig tiny_hybrid() {
+  models::ModelConfig c = tiny_config();
+  c.architecture = "NemotronHForCausalLM";
+  c.model_type = "nemotron_h";
+  const models::MambaConfig mamba{.heads = 4, .head_dim = 8, .groups = 2, .state = 16};
+  c.layers.assign(4, {});
+  c.layers[0].mamba = c.layers[3].mamba = mamba;
+  c.layers[1].mlp = models::MlpConfig{.width = 48, .activation = models::Activation::relu2};
+  c.layers[2].attention =
+      models::AttentionConfig{.heads = 2, .kv_heads = 1, .head_dim = 16, .rotary = false};
+  return c;
+}
+
+// The second layer a mixture of four experts, two for a token.
+inline models::ModelConfig tiny_experts_config() {
+  models::ModelConfig c = tiny_config();
+  c.layers[1].mlp.reset();
+  c.layers[1].experts = models::ExpertsConfig{.experts = 4,
+                                              .chosen = 2,
+                                              .scale = 1.5,
+                                              .width = 32,
+                                              .shared_width = 48,
+                                              .activation = models::Activation::relu2};
+  return c;
+}
+
 // BF16 values, as a checkpoint has them.
 inline models::Model random_model(const models::ModelConfig& config, std::uint64_t seed = 1) {
   models::Model model = models::build(config);
@@ -78,11 +105,14 @@ inline std::vector<data::Batch> random_batches() {
 
 // Teacher, and its copy quantised.
 struct Pair {
-  explicit Pair(bool tied = false)
-      : teacher(random_model(tiny_config(tied))), student(random_model(tiny_config(tied))) {
+  explicit Pair(bool tied = false) : Pair(tiny_config(tied)) {}
+  explicit Pair(const models::ModelConfig& config)
+      : teacher(random_model(config)), student(random_model(config)) {
     masters = values_of(student);
     policy = quantize::preset("nvfp4");
-    quantize::quantize(student, policy, quantize::calibrate(student, {random_batches()[0].tokens}));
+    std::vector<float> amax = quantize::calibrate(student, {random_batches()[0].tokens});
+    quantize::lend_maxima(student, amax);
+    quantize::quantize(student, policy, amax);
   }
   models::Model teacher, student;
   std::vector<at::Tensor> masters;

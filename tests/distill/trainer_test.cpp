@@ -102,6 +102,54 @@ TEST(Trainer, TiedModelsTrain) {
   EXPECT_LT(r.result.validations.back().kl, r.result.validations.front().kl);
 }
 
+// Every parameter of Mamba is trained, in each precision of moments.
+TEST(Trainer, HybridsTrain) {
+  for (const StateType states : {StateType::fp32, StateType::bf16, StateType::int8}) {
+    Pair pair(tiny_hybrid());
+    TrainConfig config = tiny_train();
+    config.batch_sequences = 16;
+    config.learning_rate = 3e-4;
+    config.optimizer_states = states;
+    const Outcome r = run(pair, config);
+    EXPECT_LT(r.result.validations.back().kl, 0.97 * r.result.validations.front().kl);
+    const auto parameters = models::parameters(pair.student);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      EXPECT_FALSE(at::equal(r.masters[i], pair.masters[i])) << parameters[i]->parts[0].name;
+  }
+}
+
+// All of a mixture learns but the correction, which is as it was to the bit, also where masters are
+// split and layers run again.
+TEST(Trainer, ExpertsAndTheirRouterLearn) {
+  for (const bool small : {false, true}) {
+    Pair pair(tiny_experts_config());
+    TrainConfig config = tiny_train();
+    config.batch_sequences = 16;
+    config.learning_rate = 3e-4;
+    config.split_masters = small;
+    pair.student.placement.recomputed_layers = small ? 2 : 0;
+    models::Experts& experts = *pair.student.layers[1].experts;
+    experts.correction.value.add_(0x1p-20);  // no BF16 value
+    const at::Tensor correction = experts.correction.value.clone();
+    const Outcome r = run(pair, config);
+    EXPECT_LT(r.result.validations.back().kl, 0.9 * r.result.validations.front().kl);
+    const auto parameters = models::parameters(pair.student);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+      if (!parameters[i]->constant) {
+        EXPECT_FALSE(at::equal(r.masters[i].to(at::kFloat), pair.masters[i]))
+            << parameters[i]->parts.front().name;
+      }
+    EXPECT_TRUE(at::equal(experts.correction.value, correction));
+    std::int64_t seen = 0;
+    for (const models::Mlp& e : experts.routed) {
+      ASSERT_TRUE(e.down.quant->clipped.defined());
+      seen += e.down.quant->seen;
+    }
+    // Two choices a token; training steps and validations alike count each token once.
+    EXPECT_EQ(seen, 2 * 32 * pair.student.layers[0].mlp->down.quant->seen / 48);
+  }
+}
+
 void expect_values_are_shipped(const TrainConfig& config) {
   Pair pair;
   const Outcome r = run(pair, config);
@@ -268,7 +316,7 @@ TEST(Trainer, AnotherConfigurationOrModelCannotResume) {
   EXPECT_THAT(error_of([&] { run(pair, config); }), HasSubstr("model was"));
 
   Pair taught;  // by a teacher that differs in one norm of one layer
-  taught.teacher.layers[1].mlp_norm->value[3] += 1;
+  taught.teacher.layers[1].feed_forward_norm->value[3] += 1;
   EXPECT_THAT(error_of([&] { run(taught, config); }), HasSubstr("teacher was"));
 
   const auto with = [&](auto&& change) {
@@ -368,6 +416,15 @@ TEST(Trainer, RecomputedLayersChangeNothing) {
       }
     }
   }
+}
+
+TEST(Trainer, RecomputedMambaChangesNothing) {
+  const auto values = [](std::int64_t layers) {
+    Pair pair(tiny_hybrid());
+    pair.student.placement.recomputed_layers = layers;
+    return run(pair, tiny_train()).values;
+  };
+  expect_equal(values(4), values(0));
 }
 
 TEST(Trainer, CachedTeacherChangesNothing) {

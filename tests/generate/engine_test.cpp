@@ -54,18 +54,20 @@ TEST_P(Batches, WriteWhatTransformersWrites) {
   requests.insert(requests.begin() + 4, wanted);
   const double page = models::bytes_of_page(golden.model, 4);
   Engine::Counts counts;
-  const EngineOptions roomy{.page_tokens = 4, .cache_bytes = 1000 * page},
-      pieces{.most_sequences = 4, .most_tokens = 5, .page_tokens = 4, .cache_bytes = 1000 * page},
-      tight{.page_tokens = 4, .cache_bytes = 60 * page};
+  const double states = 10 * models::bytes_of_slot(golden.model);
+  const double much = 1000 * page + states, little = 60 * page + states;
+  const EngineOptions roomy{.page_tokens = 4, .cache_bytes = much},
+      pieces{.most_sequences = 4, .most_tokens = 5, .page_tokens = 4, .cache_bytes = much},
+      tight{.page_tokens = 4, .cache_bytes = little};
   for (const EngineOptions& options : {roomy, pieces, tight}) {
     const auto texts = write(golden.model, options, requests, &counts);
     EXPECT_EQ(texts[4], golden.greedy) << options.cache_bytes << " " << options.most_tokens;
-    EXPECT_EQ(counts.preemptions > 0, options.cache_bytes < 100 * page);
+    EXPECT_EQ(counts.preemptions > 0, options.cache_bytes == little);
   }
 }
 INSTANTIATE_TEST_SUITE_P(Engine, Batches,
                          ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
-                                           "mistral"),
+                                           "mistral", "nemotron_h", "nemotron_h_all"),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST(Engine, ATextIsTheSameAloneAndInCompany) {
@@ -100,6 +102,28 @@ TEST(Engine, ABeginningThatWasReadBeforeIsNotReadAgain) {
   EXPECT_EQ(texts[0], texts[1]);
   EXPECT_EQ(engine.counts().reused_tokens, 20);  // five full pages of 22 tokens
   EXPECT_EQ(engine.counts().new_tokens, 20);
+}
+
+// A state is that of a text's last token, so who begins alike is read alike.
+TEST(Engine, BeginningsOfModelsWithStatesAreReadAgain) {
+  const Golden golden("nemotron_h");
+  const double page = models::bytes_of_page(golden.model, 4);
+  const double slot = models::bytes_of_slot(golden.model);
+  // Three layers: 3 inputs of 96 channels, and 4 heads of 8 x 16.
+  EXPECT_EQ(slot, 3 * (3 * 96 + 4 * 8 * 16) * 4);
+  const std::vector<Request> requests(3, {golden.prompt, {.max_tokens = 64}, {}, {}});
+  Engine::Counts counts;
+  const EngineOptions options{.page_tokens = 4, .cache_bytes = 100 * page + 2 * slot};
+  for (const auto& text : write(golden.model, options, requests, &counts))
+    EXPECT_EQ(text, golden.greedy);
+  EXPECT_EQ(counts.reused_tokens, 0);
+  // States take half the cache at most: two of three texts have them at once.
+  Engine engine(golden.model, {.page_tokens = 4, .cache_bytes = 4.5 * slot});
+  for (const Request& r : requests) engine.add({r.prompt, {.max_tokens = 2}, {}, {}});
+  engine.step();
+  EXPECT_EQ(engine.running(), 2);
+  EXPECT_EQ(engine.waiting(), 1);
+  EXPECT_THROW(Engine(golden.model, {.page_tokens = 4, .cache_bytes = slot}), Error);
 }
 
 TEST(Engine, EndsAtStopTokensWhenToldAndWhenCancelled) {

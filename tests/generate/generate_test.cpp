@@ -44,7 +44,7 @@ TEST_P(Greedy, IsTransformers) {
 }
 INSTANTIATE_TEST_SUITE_P(Generate, Greedy,
                          ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
-                                           "mistral"),
+                                           "mistral", "nemotron_h", "nemotron_h_all"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Prompt and output are penalised: each token against the likeliest of a whole forward pass with

@@ -1,12 +1,13 @@
 """Tiny random checkpoints and the logits that Transformers computes from them in FP32.
 
 Makes tests/golden/models/NAME/{config.json,generation_config.json,model.safetensors,expected.safetensors}.
-Run: python tests/golden/models.py   (torch 2.11, transformers 5.23, safetensors)
+Run: python tests/golden/models.py [NAME...]   (torch 2.11, transformers 5.23, safetensors)
 Norms and biases are random too: with their defaults of ones and zeros, bugs in them would not show.
 """
 
 import pathlib
 import shutil
+import sys
 
 import torch
 import transformers
@@ -30,6 +31,21 @@ MODELS = {
                                                          "rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0})),
     "qwen2": ("Qwen2", torch.bfloat16, dict(num_key_value_heads=1, tie_word_embeddings=True, rope_parameters=THETA)),
     "qwen3_yarn": ("Qwen3", torch.bfloat16, dict(head_dim=16, tie_word_embeddings=False, rope_parameters=YARN)),
+    "nemotron_h": ("NemotronH", torch.bfloat16, dict(
+        hybrid_override_pattern="M-M*M-", num_hidden_layers=6, head_dim=16, mamba_num_heads=4, mamba_head_dim=8,
+        n_groups=2, ssm_state_size=16, conv_kernel=4, chunk_size=8, layer_norm_epsilon=1e-5,
+        tie_word_embeddings=False)),
+    # Groups of which one is left out, three experts of eight, and a correction that moves choices.
+    "nemotron_h_experts": ("NemotronH", torch.bfloat16, dict(
+        layers_block_type=["moe", "attention", "mlp", "moe"], num_hidden_layers=4, head_dim=16, n_routed_experts=8,
+        num_experts_per_tok=3, moe_intermediate_size=48, n_shared_experts=1, moe_shared_expert_intermediate_size=64,
+        n_group=2, topk_group=1, routed_scaling_factor=2.5, layer_norm_epsilon=1e-5, tie_word_embeddings=False)),
+    # All four kinds of layer.
+    "nemotron_h_all": ("NemotronH", torch.bfloat16, dict(
+        hybrid_override_pattern="MEM*E-", num_hidden_layers=6, head_dim=16, mamba_num_heads=4, mamba_head_dim=8,
+        n_groups=2, ssm_state_size=16, conv_kernel=4, use_conv_bias=False, chunk_size=8, n_routed_experts=4,
+        num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, moe_shared_expert_intermediate_size=32,
+        routed_scaling_factor=2.5, layer_norm_epsilon=1e-5, tie_word_embeddings=False)),
     "mistral": ("Mistral", torch.float16, dict(sliding_window=None, tie_word_embeddings=False, rope_parameters=THETA)),
 }
 
@@ -42,16 +58,29 @@ def make(name, family, dtype, options):
         for key, p in model.named_parameters():
             if "norm" in key:
                 p.copy_(1 + 0.3 * torch.randn_like(p))
+            elif key.endswith("dt_bias"):  # steps from 0.05 to 0.7
+                p.copy_(-1 + 1.5 * torch.randn_like(p))
+            elif p.dim() == 1 and not key.endswith("bias"):  # A_log and D
+                p.copy_(torch.randn_like(p))
             elif key.endswith("bias"):
                 p.copy_(0.3 * torch.randn_like(p))
+            elif "conv1d" in key:
+                p.copy_(0.6 * torch.randn_like(p))
             else:
-                p.copy_(torch.randn_like(p) * (1.0 if "embed" in key else 1.5 / p.shape[1] ** 0.5))
+                p.copy_(torch.randn_like(p) * (1.0 if "embed" in key else 1.5 / p.shape[-1] ** 0.5))
     model = model.to(dtype)
+    for key, buffer in model.named_buffers():
+        if key.endswith("e_score_correction_bias"):  # F32 in published files
+            buffer.data = 0.2 * torch.randn(buffer.shape)
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     # Loaded again, because .to(bfloat16) rounds the rotary frequencies as well.
     model = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    for module in model.modules():
+        if hasattr(module, "time_step_limit"):
+            # Their scan limits steps by time_step_min from below, decoding and NVIDIA's own kernels do not.
+            module.time_step_limit = (0.0, float("inf"))
     # Longer than the original context of llama3 and yarn above, and a short one.
     ids = [torch.randint(0, 96, (70,)), torch.randint(0, 96, (5,))]
     out = {}
@@ -69,5 +98,7 @@ def make(name, family, dtype, options):
 
 if __name__ == "__main__":
     for name, (family, dtype, options) in MODELS.items():
+        if len(sys.argv) > 1 and name not in sys.argv[1:]:
+            continue
         make(name, family, dtype, options)
         print(name, {p.name: p.stat().st_size for p in (HERE / name).iterdir()})

@@ -126,8 +126,12 @@ TEST_P(Golden, RecomputedLayersGiveTheSameGradients) {
   };
   same([](Model&) {});
   // Of an attention alone what enters leaves as it is; a layer of nothing hands both on.
-  same([](Model& m) { m.layers[0].mlp.reset(), m.layers[0].mlp_norm.reset(); });
-  same([](Model& m) { m.layers[0].attention.reset(), m.layers[0].attention_norm.reset(); });
+  same([](Model& m) {
+    m.layers[0].mlp.reset(), m.layers[0].experts.reset(), m.layers[0].feed_forward_norm.reset();
+  });
+  same([](Model& m) {
+    m.layers[0].attention.reset(), m.layers[0].mamba.reset(), m.layers[0].mixer_norm.reset();
+  });
   same([](Model& m) { m.layers[1] = {}; });
 }
 
@@ -152,7 +156,8 @@ TEST_P(Golden, HasNoProblems) {
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
-                                           "mistral"),
+                                           "mistral", "nemotron_h", "nemotron_h_experts",
+                                           "nemotron_h_all"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Each edit of a good checkpoint gives one error that names the tensor.
@@ -206,6 +211,43 @@ const Broken kBroken[] = {
 INSTANTIATE_TEST_SUITE_P(Models, BadCheckpoint, ::testing::ValuesIn(kBroken),
                          [](const auto& info) { return std::string(info.param.what); });
 
+// Every way in which experts can be broken names the layer.
+TEST(Experts, BrokenOnesAreOneClearError) {
+  const std::string expert = "backbone.layers.3.mixer.experts.5.";
+  const auto error_of = [&](auto&& edit) {
+    auto c = checkpoint::open(kGolden / "nemotron_h_experts");
+    edit(c);
+    try {
+      load(c);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("none");
+  };
+  EXPECT_THAT(error_of([&](auto& c) { c.tensors.erase(expert + "down_proj.weight"); }),
+              HasSubstr(expert + "down_proj.weight: expected [32, 48] from config.json, found no "
+                                 "such tensor"));
+  EXPECT_THAT(error_of([](auto& c) {
+                c.tensors.erase("backbone.layers.0.mixer.gate.e_score_correction_bias");
+              }),
+              HasSubstr("backbone.layers.0.mixer.gate.e_score_correction_bias: expected [8]"));
+  EXPECT_THAT(error_of([](auto& c) { c.config["n_routed_experts"] = 6; }),
+              HasSubstr("backbone.layers.0.mixer.gate.weight: expected [6, 32] from config.json"));
+  EXPECT_THAT(error_of([](auto& c) { c.config["num_experts_per_tok"] = 5; }),
+              HasSubstr("layer 0 (experts): expected at most the 4 experts of topk_group 1"));
+}
+
+// The correction chooses in FP32: neither the model's type nor its file rounds it.
+TEST(Experts, CorrectionIsAsStored) {
+  const auto c = checkpoint::open(kGolden / "nemotron_h_experts");
+  const Model model = load(c);
+  const at::Tensor& correction = model.layers[3].experts->correction.value;
+  std::vector<float> stored(8);
+  read_f32(c.at("backbone.layers.3.mixer.gate.e_score_correction_bias"), stored.data());
+  EXPECT_TRUE(at::equal(correction, at::tensor(stored)));
+  EXPECT_FALSE(at::equal(correction, correction.to(at::kBFloat16).to(at::kFloat)));
+}
+
 TEST(Problems, ReportWhateverStopsThem) {
   auto c = checkpoint::open(kGolden / "llama");
   auto& t = c.tensors.begin()->second;
@@ -216,7 +258,7 @@ TEST(Problems, ReportWhateverStopsThem) {
 
 // The golden files hold each parameter once.
 TEST(Build, CountsParameters) {
-  for (const char* name : {"llama", "llama_bias_tied", "qwen2", "qwen3_yarn"}) {
+  for (const char* name : {"llama", "llama_bias_tied", "qwen2", "qwen3_yarn", "nemotron_h"}) {
     const auto c = checkpoint::open(kGolden / name);
     std::int64_t count = 0;
     for (const auto& [tensor, t] : c.tensors) count += t.elements();

@@ -253,6 +253,9 @@ TEST(Quantizer, IsFakeQuantizeAfterTheOperator) {
       same(
           "swiglu", [&](const Tensor& t) { return ops::swiglu(t, &q); },
           [&](const Tensor& t) { return ops::swiglu(t); }, gates);
+      same(
+          "relu2", [&](const Tensor& t) { return ops::relu2(t, &q); },
+          [&](const Tensor& t) { return ops::relu2(t); }, x);
       if (rows * cols > 100) {
         EXPECT_GT(fused.item<std::int64_t>(), 0);
       }
@@ -294,6 +297,17 @@ TEST(Swiglu, RowsAndGradient) {
   const Tensor ends = at::tensor({-200.0f, 200.0f, 1.0f, 1.0f}).reshape({1, 4});
   expect_near(ops::swiglu(ends), at::tensor({0.0f, 200.0f}).reshape({1, 2}), 1, "ends");
   EXPECT_THROW(ops::swiglu(random({2, 3})), Error);
+}
+
+// Products of two FP32 values, rounded once; the gradient's factor 2 is exact.
+TEST(Relu2, SquaresAndTheirGradient) {
+  for (const auto& [rows, cols] : kShapes) {
+    const Tensor x = leaf(random({rows, cols}, 4)), g = random({rows, cols});
+    const Tensor y = ops::relu2(x), positive = x.detach().clamp_min(0);
+    reference::expect_same(y, positive * positive, "y");
+    y.backward(g);
+    reference::expect_same(x.grad(), 2 * positive * g, "dx");
+  }
 }
 
 TEST(Rows, ThreadsChangeNoBit) {

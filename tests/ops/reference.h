@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "ops/head_loss.h"
+#include "ops/mamba.h"
 
 namespace qad::ops::reference {
 
@@ -81,6 +82,57 @@ inline Tensor attention(const Tensor& qkv, const std::vector<std::int32_t>& star
     out.push_back(at::matmul(p, v).transpose(0, 1).reshape({n, heads * qkv.size(2)}));
   }
   return at::cat(out);
+}
+
+// silu(sum of taps + bias), document by document: weight [C, 1, K].
+inline Tensor causal_conv(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                          const std::vector<std::int32_t>& starts) {
+  const std::int64_t taps = weight.size(2);
+  std::vector<Tensor> out;
+  for (std::size_t i = 0; i + 1 < starts.size(); ++i) {
+    const std::int64_t n = starts[i + 1] - starts[i];
+    const Tensor before = at::zeros({taps - 1, x.size(1)}, x.options());
+    const Tensor padded = at::cat({before, x.narrow(0, starts[i], n)});
+    Tensor sum = at::zeros({n, x.size(1)}, x.options());
+    for (std::int64_t k = 0; k < taps; ++k)
+      sum = sum + padded.narrow(0, k, n) * weight.select(2, k).squeeze(1);
+    if (bias.defined()) sum = sum + bias;
+    out.push_back(sum * sum.sigmoid());
+  }
+  return at::cat(out);
+}
+
+// The recurrence, token after token. xbc [T, heads dim + 2 groups state].
+inline Tensor mamba_scan(const Tensor& xbc, const Tensor& dt, const ScanParameters& p,
+                         const std::vector<std::int32_t>& starts, const ScanShape& shape) {
+  const std::int64_t heads = dt.size(1), dim = shape.head_dim, groups = shape.groups;
+  const std::int64_t state = (xbc.size(1) - heads * dim) / (2 * groups);
+  const auto parts = xbc.split_with_sizes({heads * dim, groups * state, groups * state}, 1);
+  const Tensor x = parts[0].reshape({-1, heads, dim});
+  const auto of_heads = [&](const Tensor& t) {
+    return t.reshape({-1, groups, state}).repeat_interleave(heads / groups, 1);
+  };
+  const Tensor b = of_heads(parts[1]), c = of_heads(parts[2]);
+  const Tensor step = at::softplus(dt + p.dt_bias).clamp(shape.least_step, shape.most_step);
+  const Tensor decay = (step * -p.a_log.exp()).exp();
+  std::vector<Tensor> y;
+  for (std::size_t i = 0; i + 1 < starts.size(); ++i) {
+    Tensor s = at::zeros({heads, dim, state}, xbc.options());
+    for (std::int64_t t = starts[i]; t < starts[i + 1]; ++t) {
+      const Tensor u = x[t] * step[t].unsqueeze(1);
+      s = decay[t].view({heads, 1, 1}) * s + u.unsqueeze(2) * b[t].unsqueeze(1);
+      const Tensor read = (s * c[t].unsqueeze(1)).sum(2) + p.d.unsqueeze(1) * x[t];
+      y.push_back(read.reshape({1, heads * dim}));
+    }
+  }
+  return at::cat(y);
+}
+
+inline Tensor gated_rms_norm(const Tensor& y, const Tensor& z, const Tensor& weight,
+                             std::int64_t groups, double eps) {
+  const Tensor n = (y * z * z.sigmoid()).reshape({y.size(0), groups, -1});
+  const Tensor scaled = n / (n.square().mean(-1, true) + eps).sqrt();
+  return weight * scaled.reshape(y.sizes());
 }
 
 // Everything of HeadOutputs, from double logits that exist whole.

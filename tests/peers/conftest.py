@@ -5,7 +5,8 @@ import pytest
 import torch
 from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, NemotronHConfig, NemotronHForCausalLM, Qwen2Config,
+                          Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QAD = ROOT / "build" / "qad"
@@ -25,12 +26,31 @@ SMALL = dict(vocab_size=512, hidden_size=64, intermediate_size=112, num_hidden_l
              num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.2, bos_token_id=1, eos_token_id=2)
 LLAMA3 = dict(rope_type="llama3", rope_theta=5e5, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
               original_max_position_embeddings=64)
+HYBRID = dict(hybrid_override_pattern="M-M*M-", num_hidden_layers=6, head_dim=32, mamba_num_heads=8, mamba_head_dim=16,
+              n_groups=2, ssm_state_size=32, chunk_size=16)
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, tie_word_embeddings=True)),
     "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, head_dim=32, rope_parameters=LLAMA3)),
+    "nemotron_h": lambda: NemotronHForCausalLM(NemotronHConfig(**{**SMALL, **HYBRID})),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SMALL, head_dim=32, tie_word_embeddings=True)),
 }
+
+
+def read_model(folder):
+    """Transformers' model in FP32. Its Mamba limits time steps from below by time_step_min, which decoding and NVIDIA's
+    own kernels do not."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for module in model.modules():
+        if hasattr(module, "time_step_limit"):
+            module.time_step_limit = (0.0, float("inf"))
+    return model
+
+
+def file_name(model, name):
+    """What files call a tensor or module of the model."""
+    is_hybrid = model.config.model_type == "nemotron_h"
+    return "backbone." + name.removeprefix("model.") if is_hybrid and name.startswith("model.") else name
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +68,15 @@ def tiny(request, tmp_path_factory, tokenizer_files):
     model = MODELS[request.param]()
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if name.endswith(("norm.weight", ".bias")):
+            if name.endswith(("norm.weight", "norm_f.weight", ".bias", ".D")):
                 p.add_(0.3 * torch.randn_like(p))
+            elif name.endswith((".A_log", ".dt_bias")):
+                p.copy_(torch.randn_like(p) - (1 if "dt" in name else 0))
     folder = tmp_path_factory.mktemp(request.param)
     model.to(torch.bfloat16).save_pretrained(folder)  # rounds the rotary buffers too: hence read again below
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((tokenizer_files / name).read_bytes())
-    return folder, AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return folder, read_model(folder)
 
 
 def fake_quantize(x, scale):
@@ -69,11 +91,13 @@ def deployed(folder, quantised):
     """Transformers' model of `folder` in FP32 with the values of its NVFP4 checkpoint, which ModelOpt decodes, and, if
     that has input scales, with quantised activations."""
     tensors = load_file(quantised / "model.safetensors")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = read_model(folder)
     for name, parameter in model.named_parameters():
+        name = file_name(model, name)
         if tensors[name].dtype != torch.uint8:
             parameter.copy_(tensors[name])
     for name, module in model.named_modules():
+        name = file_name(model, name)
         if f"{name}.weight_scale" not in tensors:
             continue
         codes = tensors[f"{name}.weight"]

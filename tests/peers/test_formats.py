@@ -61,6 +61,13 @@ def same_bits(a, b):
                                                                      b.reshape(-1).view(torch.uint8))
 
 
+@pytest.fixture
+def dense(tiny):
+    if tiny[1].config.model_type == "nemotron_h":
+        pytest.skip("GGUF and MLX are written of Llama's kin; for hybrids see below")
+    return tiny
+
+
 @torch.no_grad()
 def transformers_logits(folder, ids):
     """Of Transformers with compressed-tensors: decompressed in BF16 at the first pass, then computed in FP32."""
@@ -72,9 +79,9 @@ def transformers_logits(folder, ids):
 
 
 @pytest.mark.parametrize("policy", ["nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only"])
-def test_transformers_loads_compressed_tensors_and_gives_our_logits(tiny, policy, ids_file, tmp_path):
+def test_transformers_loads_compressed_tensors_and_gives_our_logits(dense, policy, ids_file, tmp_path):
     """Its own code decodes the weights and quantises the inputs by the scales in the file."""
-    folder, _ = tiny
+    folder, _ = dense
     out = tmp_path / "ct"
     qad("quantize", folder, "-o", out, "--recipe", policy, "--format", "compressed-tensors", *CALIB)
     qad("verify", out)
@@ -90,9 +97,9 @@ def test_transformers_loads_compressed_tensors_and_gives_our_logits(tiny, policy
     assert ((plain - ours).abs().max() > 1e-3 * ours.abs().max()) == (policy != "nvfp4-weight-only")
 
 
-def test_compressed_tensors_are_those_of_its_own_converter(tiny, tmp_path):
+def test_compressed_tensors_are_those_of_its_own_converter(dense, tmp_path):
     """compressed-tensors' ModelOpt converter makes of our ModelOpt folder the tensors that we write; and back."""
-    folder, _ = tiny
+    folder, _ = dense
     for rule in ("pow2", "amax"):
         first, ct, back = (tmp_path / f"{rule}-{name}" for name in ("modelopt", "ct", "back"))
         qad("quantize", folder, "-o", first, "--global-scale", rule, *CALIB)
@@ -154,8 +161,8 @@ def as_gguf(folder):
 
 
 @pytest.mark.parametrize("policy", ["nvfp4", "nvfp4-weight-only"])
-def test_gguf_has_our_values_for_gguf_py(tiny, policy, ids_file, tmp_path):
-    folder, _ = tiny
+def test_gguf_has_our_values_for_gguf_py(dense, policy, ids_file, tmp_path):
+    folder, _ = dense
     first, bf16, out, back = tmp_path / "modelopt", tmp_path / "bf16", tmp_path / "m.gguf", tmp_path / "back"
     qad("quantize", folder, "-o", first, "--recipe", policy, *CALIB)
     qad("convert", first, bf16, "--format", "hf-bf16")
@@ -182,8 +189,8 @@ def test_gguf_has_our_values_for_gguf_py(tiny, policy, ids_file, tmp_path):
     assert torch.equal(returned["model.layers.0.mlp.down_proj.weight"], tensors_of(bf16)["model.layers.0.mlp.down_proj.weight"])
 
 
-def test_other_ggufs_have_our_values_and_tokens_and_are_rounded_like_ggml(tiny, tmp_path):
-    folder, _ = tiny
+def test_other_ggufs_have_our_values_and_tokens_and_are_rounded_like_ggml(dense, tmp_path):
+    folder, _ = dense
     qad("convert", folder, tmp_path / "gguf/m.gguf", "--format", "gguf", ok=False)  # no such folder
     (tmp_path / "gguf").mkdir()
     qad("convert", folder, tmp_path / "gguf/bf16.gguf", "--format", "gguf")
@@ -243,8 +250,8 @@ def test_llama_cpp_has_our_cross_entropy(format, tolerance, tokenizer_files, tmp
 
 @pytest.mark.skipif(mlx_lm is None, reason="pip install mlx[cpu] mlx-lm")
 @torch.no_grad()
-def test_mlx_lm_has_our_logits(tiny, ids_file, tmp_path):
-    folder, _ = tiny
+def test_mlx_lm_has_our_logits(dense, ids_file, tmp_path):
+    folder, _ = dense
     qad("quantize", folder, "-o", tmp_path / "q", "--recipe", "nvfp4-weight-only")
     said = qad("convert", tmp_path / "q", tmp_path / "mlx", "--format", "mlx")
     assert "10 NVFP4 weights keep" in said and "4 norms" in said and "4 quantised weights are BF16" in said
@@ -259,3 +266,23 @@ def test_mlx_lm_has_our_logits(tiny, ids_file, tmp_path):
 def test_the_table_of_the_documentation_is_true():
     done = subprocess.run([ROOT / "scripts/formats-table", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hybrids_keep_their_bits_in_hf_folders_and_are_refused_elsewhere(tiny, tmp_path):
+    folder, model = tiny
+    if model.config.model_type != "nemotron_h":
+        pytest.skip("dense models: above")
+    first, ct, back = tmp_path / "modelopt", tmp_path / "ct", tmp_path / "back"
+    qad("quantize", folder, "-o", first, *CALIB)
+    qad("convert", first, ct, "--format", "compressed-tensors")
+    qad("verify", ct, "--for", "vllm")
+    qad("convert", ct, back)
+    original, returned = tensors_of(first), tensors_of(back)
+    assert original.keys() == returned.keys() and all(same_bits(t, returned[n]) for n, t in original.items())
+    assert any(n.endswith("mixer.in_proj.weight_scale") for n in original)
+    qad("convert", first, tmp_path / "bf16", "--format", "hf-bf16")
+    for name, tensor in tensors_of(tmp_path / "bf16").items():
+        assert tensor.dtype == (original[name].dtype if original[name].dtype != torch.uint8 else torch.bfloat16), name
+    assert 'model_type "nemotron_h": GGUF is written of' in qad("convert", first, tmp_path / "g", "--format", "gguf", ok=False)
+    assert "MLX has no global scales" in qad("convert", first, tmp_path / "x", "--format", "mlx", ok=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "bf16", "ct", "modelopt"]

@@ -52,6 +52,12 @@ checkpoint::OutFolder export_folder(const models::Model& model,
   return checkpoint::modelopt_folder(export_model(model, masters, source), changes);
 }
 
+checkpoint::OutFolder folder_from(const checkpoint::Checkpoint& source, const models::Model& model,
+                                  nvfp4::GlobalScale rule) {
+  std::vector<std::string> changes;
+  return checkpoint::modelopt_folder(export_from(source, model, rule), changes);
+}
+
 // The bytes of each tensor that would be written.
 std::map<std::string, std::vector<std::byte>> bytes_of(const checkpoint::OutFolder& folder) {
   std::map<std::string, std::vector<std::byte>> out;
@@ -114,7 +120,9 @@ TEST_P(RoundTrip, LoadsToTheSameValuesAndLogits) {
   const auto c = source(GetParam().model);
   models::Model model = models::load(c);
   const auto masters = masters_of(model);
-  quantize(model, GetParam().policy, calibrate(model, batches()));
+  auto amax = calibrate(model, batches());
+  lend_maxima(model, amax);
+  quantize(model, GetParam().policy, amax);
 
   const Folder folder;
   checkpoint::write_folder(folder.path, export_folder(model, masters, c));
@@ -137,7 +145,8 @@ TEST_P(RoundTrip, LoadsToTheSameValuesAndLogits) {
   const models::Model packed = models::load(written, {.packs_weights = true});
   EXPECT_TRUE(at::equal(run(model), run(packed)));
   for (const models::Linear* l : models::linears(packed)) {
-    const std::int64_t values = l->weight.value.numel();
+    // Rows lie sixteen side by side.
+    const std::int64_t values = (l->weight.value.size(0) + 15) / 16 * 16 * l->weight.value.size(1);
     ASSERT_TRUE(l->weight.value.is_meta());
     EXPECT_EQ(l->weight.packed->nbytes() * 8, l->quant ? values * 9 / 2 : values * 16)
         << l->weight.parts[0].name;
@@ -160,7 +169,10 @@ const Case kCases[] = {
     {"Mse", "llama", with("nvfp4", [](Policy& p) { p.weights = nvfp4::BlockScale::mse; })},
     {"FourOverSix", "llama",
      with("nvfp4", [](Policy& p) { p.weights = nvfp4::BlockScale::four_over_six; })},
+    {"Hybrid", "nemotron_h_all", preset("nvfp4")},
     {"KeepFirst", "mistral", with("nvfp4", [](Policy& p) { p.keep_first = 1; })},
+    {"Experts", "nemotron_h_experts", preset("nvfp4")},
+    {"ExpertsWeightOnly", "nemotron_h_experts", preset("nvfp4-weight-only")},
 };
 INSTANTIATE_TEST_SUITE_P(Quantize, RoundTrip, ::testing::ValuesIn(kCases),
                          [](const auto& info) { return std::string(info.param.name); });
@@ -224,6 +236,95 @@ TEST(Quantize, AnUnshippableWeightIsNamed) {
     EXPECT_THAT(error_of(bad), HasSubstr("model.layers.3.mlp.down_proj.weight"));
 }
 
+// A model whose layer 3 sends every token to experts 0, 1 and 2.
+models::Model one_sided() {
+  models::Model model = models::load(source("nemotron_h_experts"));
+  const at::Tensor correction = at::zeros({8});
+  correction.narrow(0, 0, 3).copy_(at::tensor({9.0f, 8.0f, 7.0f}));
+  model.layers[3].experts->correction.value = correction;
+  return model;
+}
+
+TEST(Calibrate, ExpertsThatAreNotReachedBorrowFromTheirLayer) {
+  models::Model model = one_sided();
+  auto amax = calibrate(model, batches());
+  const auto linears = models::linears(model);
+  std::map<const models::Linear*, float> before, after;
+  for (std::size_t i = 0; i < linears.size(); ++i) before[linears[i]] = amax[i];
+  const auto unreached = lend_maxima(model, amax);
+  for (std::size_t i = 0; i < linears.size(); ++i) after[linears[i]] = amax[i];
+  ASSERT_FALSE(unreached.empty());
+  EXPECT_EQ(unreached.back().layer, 3);
+  EXPECT_THAT(unreached.back().experts, ::testing::ElementsAre(3, 4, 5, 6, 7));
+  EXPECT_THAT(to_text(unreached), HasSubstr("5 of 8 experts in layer 3 (3, 4, 5, 6, 7)"));
+  const auto& routed = model.layers[3].experts->routed;
+  for (const auto which : {&models::Mlp::gate_up, &models::Mlp::down}) {
+    float most = 0;
+    for (std::size_t e = 0; e < 3; ++e) most = std::max(most, before.at(&(routed[e].*which)));
+    for (std::size_t e = 0; e < routed.size(); ++e) {
+      const models::Linear* l = &(routed[e].*which);
+      EXPECT_EQ(before.at(l) == 0, e >= 3);
+      EXPECT_EQ(after.at(l), e < 3 ? before.at(l) : most);
+    }
+  }
+  quantize(model, preset("nvfp4"), amax);
+  for (const models::Linear* l : models::linears(model))
+    if (l->quant) {
+      EXPECT_GT(*l->quant->input_global, 0);
+    }
+
+  auto none = calibrate(one_sided(), {});
+  EXPECT_THAT([&] { lend_maxima(model, none); },
+              ::testing::Throws<Error>(::testing::Property(
+                  &Error::what, HasSubstr("layer 0: calibration reached none of its 8 experts"))));
+}
+
+TEST(Quantize, ExpertsOfALayerGoTogether) {
+  const models::Model model = models::load(source("nemotron_h_experts"));
+  const auto error_of = [&](const char* pattern) -> std::string {
+    try {
+      check_rules(model, with("nvfp4", [&](Policy& p) {
+                    p.rules.push_back({pattern, false, ""});
+                  }));
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "none";
+  };
+  EXPECT_THAT(error_of("*.layers.3.mixer.experts.5.down_proj"),
+              HasSubstr("backbone.layers.3.mixer.experts.5.down_proj is not"));
+  EXPECT_THAT(error_of("*.experts.0.*"), HasSubstr("the experts of a layer"));
+  EXPECT_EQ(error_of("*.layers.3.mixer.experts.*"), "none");
+  EXPECT_EQ(error_of("*.shared_experts.*"), "none");
+}
+
+// An NVFP4 checkpoint with experts, less what `drop` names: what loading it says.
+std::string error_without(const char* drop) {
+  const auto c = source("nemotron_h_experts");
+  models::Model model = models::load(c);
+  const auto masters = masters_of(model);
+  auto amax = calibrate(model, batches());
+  lend_maxima(model, amax);
+  quantize(model, preset("nvfp4"), amax);
+  auto out = export_folder(model, masters, c);
+  EXPECT_EQ(std::erase_if(out.tensors, [&](const auto& t) { return t.name.ends_with(drop); }), 1);
+  const Folder folder;
+  checkpoint::write_folder(folder.path, out);
+  try {
+    models::load(checkpoint::open(folder.path));
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "none";
+}
+
+TEST(Verify, ExpertsWithoutScalesAreNamed) {
+  const std::string expert = "backbone.layers.3.mixer.experts.5.up_proj";
+  for (const char* scale : {".weight_scale", ".weight_scale_2", ".input_scale"})
+    EXPECT_THAT(error_without(("layers.3.mixer.experts.5.up_proj" + std::string(scale)).c_str()),
+                HasSubstr(expert + scale + " is missing"));
+}
+
 TEST(Quantize, BetterBlockScalesHaveLessError) {
   const auto error = [](nvfp4::BlockScale rule) {
     models::Model model = models::load(source());
@@ -241,6 +342,31 @@ TEST(Quantize, BetterBlockScalesHaveLessError) {
   EXPECT_GT(error(nvfp4::BlockScale::mse), max);
 }
 
+// Layer by layer from the disk, to the bytes of the model that was in memory whole.
+TEST_P(RoundTrip, FromTheDiskIsTheSameBytes) {
+  const auto c = source(GetParam().model);
+  const Policy& policy = GetParam().policy;
+  models::Model whole = models::load(c);
+  const auto masters = masters_of(whole);
+  auto amax = calibrate(whole, batches());
+  for (const bool packs : {false, true}) {
+    models::Model model = models::open_model(c, {.packs_weights = packs});
+    EXPECT_EQ(calibrate(c, model, batches()), amax);
+    for (const models::Parameter* p : models::parameters(model)) {
+      EXPECT_TRUE(p->value.is_meta() && !p->packed) << p->parts.front().name;
+    }
+  }
+  lend_maxima(whole, amax);
+  quantize(whole, policy, amax);
+  models::Model model = models::open_model(c, {});
+  choose_quantised(model, policy, amax);
+  const auto from_disk = folder_from(c, model, policy.global);
+  const auto from_memory = export_folder(whole, masters, c);
+  EXPECT_EQ(from_disk.config, from_memory.config);
+  EXPECT_EQ(from_disk.hf_quant_config, from_memory.hf_quant_config);
+  EXPECT_EQ(bytes_of(from_disk), bytes_of(from_memory));
+}
+
 TEST(Export, UnquantisedModelIsPlainBf16) {
   const auto c = source("llama_bias_tied");  // F32
   models::Model model = models::load(c);
@@ -250,6 +376,20 @@ TEST(Export, UnquantisedModelIsPlainBf16) {
   EXPECT_EQ(folder.config["dtype"], "bfloat16");
   for (const auto& t : folder.tensors) EXPECT_EQ(t.dtype, checkpoint::DType::bf16);
   EXPECT_EQ(folder.tensors.size(), c.tensors.size());
+}
+
+TEST(Export, AHybridIsWrittenBackUnderItsNames) {
+  const auto c = source("nemotron_h");
+  models::Model model = models::load(c);
+  const auto folder = export_folder(model, masters_of(model), c);
+  EXPECT_EQ(folder.config, c.config);
+  EXPECT_EQ(folder.tensors.size(), c.tensors.size());
+  const auto bytes = bytes_of(folder);
+  for (const auto& t : folder.tensors) {
+    ASSERT_TRUE(c.has(t.name)) << t.name;
+    EXPECT_EQ(t.shape, c.at(t.name).shape) << t.name;
+    EXPECT_TRUE(std::ranges::equal(bytes.at(t.name), c.at(t.name).raw)) << t.name;
+  }
 }
 
 TEST(Quantize, RefusesWhatItCannotDo) {
