@@ -18,12 +18,29 @@
 
 namespace qad::checkpoint {
 
-enum class DType { f64, f32, f16, bf16, f8_e4m3, f8_e5m2, u8, i8, i16, i32, i64, boolean, other };
+enum class DType {
+  f64,
+  f32,
+  f16,
+  bf16,
+  f8_e4m3,
+  f8_e5m2,
+  u8,
+  i8,
+  i16,
+  i32,
+  i64,
+  u32,
+  boolean,
+  other
+};
 std::string_view name_of(DType type);  // as safetensors spells it: "F32", "BF16", "F8_E4M3", ...
 std::size_t bytes_per_element(DType type);  // 0 for `other`
 
-// One tensor. `raw` is the mapped bytes when they are stored plainly under `dtype`; a GGUF block
-// format has `stored_as` ("Q4_1", ...) and dtype f32, and only read_f32 understands it.
+struct Fp8Weight;  // fp8.h
+
+// One tensor. `raw` is the mapped bytes when they are stored plainly under `dtype`; a block format
+// has `stored_as` ("Q4_1", "F8_E4M3", ...) and dtype f32, and only read_f32 understands it.
 struct Tensor {
   std::string name;
   DType dtype = DType::f32;
@@ -34,8 +51,23 @@ struct Tensor {
   // Set when the stored rows must be read in another order or padded (GGUF q/k permutation,
   // llama2.c): fills `elements()` floats. Empty for a plainly stored tensor.
   std::shared_ptr<const std::function<void(float*)>> read;
+  // Set when the bytes of dtype and shape lie in no file as they are (codes and block scales of
+  // GGUF's NVFP4, reciprocal scales): fills them. See bytes_of.
+  std::shared_ptr<const std::function<void(std::byte*)>> make;
+  std::shared_ptr<const Fp8Weight> fp8;  // the codes of an FP8 weight, for formats that keep them
 
   std::int64_t elements() const;
+};
+
+// The bytes of a tensor as dtype and shape have them: where they lie, or made now.
+class TensorBytes {
+ public:
+  explicit TensorBytes(const Tensor& t);
+  operator std::span<const std::byte>() const { return view_; }
+
+ private:
+  std::vector<std::byte> made_;
+  std::span<const std::byte> view_;
 };
 
 class Checkpoint {
@@ -48,7 +80,8 @@ class Checkpoint {
   // Null when unquantised. Else hf_quant_config.json or config.json's quantization_config, in one
   // flat form: quant_method, quant_algo, group_size, exclude_modules, quantized_layers,
   // kv_cache_quant_algo, producer; keys that the files lack are absent.
-  // checkpoint::read_quantization (nvfp4_tensors.h) interprets it.
+  // checkpoint::read_quantization (nvfp4_tensors.h) interprets it. Whatever the format on disk, it
+  // and the tensors of NVFP4 weights are those of ModelOpt's layout.
   Json quantization;
   Json metadata;  // GGUF key-values (tokenizer.ggml.*, ...); null elsewhere
   std::map<std::string, Tensor> tensors;
@@ -67,8 +100,8 @@ Checkpoint open(const fs::path& path);
 void prefetch(const Checkpoint& c, const Tensor& t);
 void release(const Checkpoint& c, const Tensor& t);
 
-// Values as FP32, converting from F32, F16, BF16 or F64, or by the tensor's own `read`. `out` holds
-// t.elements() floats. Throws Error for any other type.
+// Values as FP32, converting from F32, F16, BF16 or F64, or by the tensor's own `read` or `make`.
+// `out` holds t.elements() floats. Throws Error for any other type.
 void read_f32(const Tensor& t, float* out);
 
 }  // namespace qad::checkpoint

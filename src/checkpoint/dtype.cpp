@@ -28,7 +28,7 @@ constexpr std::array kTypes{
     DTypeInfo{"I64", DType::i64, 64},
     DTypeInfo{"BOOL", DType::boolean, 8},
     DTypeInfo{"U16", DType::other, 16},
-    DTypeInfo{"U32", DType::other, 32},
+    DTypeInfo{"U32", DType::u32, 32},
     DTypeInfo{"U64", DType::other, 64},
     DTypeInfo{"C64", DType::other, 64},
     DTypeInfo{"F8_E8M0", DType::other, 8},
@@ -97,17 +97,26 @@ std::int64_t Tensor::elements() const {
   return *count;
 }
 
+TensorBytes::TensorBytes(const Tensor& t) : view_(t.raw) {
+  if (!t.make) return;
+  made_.resize(static_cast<std::size_t>(t.elements()) * bytes_per_element(t.dtype));
+  (*t.make)(made_.data());
+  view_ = made_;
+}
+
 void read_f32(const Tensor& t, float* out) {
   if (t.read) return (*t.read)(out);
   const std::int64_t n = t.elements();
-  const std::byte* p = t.raw.data();
+  const TensorBytes bytes(t);
+  const std::span<const std::byte> raw = bytes;
+  const std::byte* p = raw.data();
   const std::size_t width = bytes_per_element(t.dtype);
-  check(t.stored_as.empty() && width > 0 && t.raw.size() == static_cast<std::size_t>(n) * width,
+  check(t.stored_as.empty() && width > 0 && raw.size() == static_cast<std::size_t>(n) * width,
         "read_f32", "{}: expected {} plain values of a known type, found {} bytes of {}", t.name, n,
-        t.raw.size(), t.stored_as.empty() ? name_of(t.dtype) : t.stored_as);
+        raw.size(), t.stored_as.empty() ? name_of(t.dtype) : t.stored_as);
   switch (t.dtype) {
     case DType::f32:
-      if (n > 0) std::memcpy(out, p, t.raw.size());
+      if (n > 0) std::memcpy(out, p, raw.size());
       return;
     case DType::bf16:
       for (std::int64_t i = 0; i < n; ++i)

@@ -1,4 +1,4 @@
-// Element types as safetensors spells them. Types that we cannot compute with (U32, F8_E8M0, F4,
+// Element types as safetensors spells them. Types that we cannot compute with (U16, F8_E8M0, F4,
 // ...) are known by name and width, so that a file that holds them can be opened and inspected.
 #pragma once
 

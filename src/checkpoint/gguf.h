@@ -7,7 +7,8 @@
 namespace qad::checkpoint {
 
 // Maps the file. Tensors carry Hugging Face names and shapes; block formats and Llama's q and k
-// (whose rows GGUF reorders) are decoded by Tensor::read, the rest lie in Tensor::raw. Metadata
+// (whose rows GGUF reorders) are decoded by Tensor::read, the rest lie in Tensor::raw; NVFP4
+// weights are those of ModelOpt's layout, X.scale their weight_scale_2 (1 where absent). Metadata
 // holds every key-value. Throws Error for malformed files, parts of split files, and architectures,
 // value types or tensors that are not understood.
 Checkpoint open_gguf(const fs::path& path);

@@ -4,10 +4,14 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <utility>
+
+#include "nvfp4/nvfp4.h"
 
 namespace qad::checkpoint {
 namespace {
@@ -140,6 +144,20 @@ void q6_k(const u8* p, float* y) {
   }
 }
 
+void mxfp4(const u8* p, float* y) {
+  const float scale = p[0] == 0xFF ? NAN : std::ldexp(1.0f, p[0] - 127);
+  for (int j = 0; j < 16; ++j) {
+    y[j] = nvfp4::e2m1_decode(p[1 + j] & 15) * scale;
+    y[j + 16] = nvfp4::e2m1_decode(p[1 + j] >> 4) * scale;
+  }
+}
+
+void nvfp4_64(const u8* p, float* y) {
+  std::uint8_t codes[32], scales[4];
+  nvfp4_block_to(reinterpret_cast<const std::byte*>(p), codes, scales);
+  nvfp4::dequantize(codes, scales, 1, 64, 1, y);
+}
+
 template <auto kBlock, int kValues, int kBytes>
 constexpr GgmlFormat format(std::uint32_t type, std::string_view name) {
   return {type, name, kValues, kBytes, [](const std::byte* in, std::int64_t blocks, float* out) {
@@ -149,12 +167,13 @@ constexpr GgmlFormat format(std::uint32_t type, std::string_view name) {
 }
 
 constexpr std::array kFormats = {
-    format<f32, 1, 4>(0, "F32"),        format<f16, 1, 2>(1, "F16"),
-    format<bf16, 1, 2>(30, "BF16"),     format<q4_0, 32, 18>(2, "Q4_0"),
-    format<q4_1, 32, 20>(3, "Q4_1"),    format<q5_0, 32, 22>(6, "Q5_0"),
-    format<q5_1, 32, 24>(7, "Q5_1"),    format<q8_0, 32, 34>(8, "Q8_0"),
-    format<q4_k, 256, 144>(12, "Q4_K"), format<q5_k, 256, 176>(13, "Q5_K"),
-    format<q6_k, 256, 210>(14, "Q6_K"),
+    format<f32, 1, 4>(0, "F32"),           format<f16, 1, 2>(1, "F16"),
+    format<bf16, 1, 2>(30, "BF16"),        format<q4_0, 32, 18>(2, "Q4_0"),
+    format<q4_1, 32, 20>(3, "Q4_1"),       format<q5_0, 32, 22>(6, "Q5_0"),
+    format<q5_1, 32, 24>(7, "Q5_1"),       format<q8_0, 32, 34>(8, "Q8_0"),
+    format<q4_k, 256, 144>(12, "Q4_K"),    format<q5_k, 256, 176>(13, "Q5_K"),
+    format<q6_k, 256, 210>(14, "Q6_K"),    format<mxfp4, 32, 17>(39, "MXFP4"),
+    format<nvfp4_64, 64, 36>(40, "NVFP4"),
 };
 
 // ggml's names by number; empty where ggml has retired the type.
@@ -165,13 +184,63 @@ constexpr std::array<std::string_view, 43> kNames = {
     "I64",     "F64",   "IQ1_M",  "BF16",  "",      "",       "",     "TQ1_0",   "TQ2_0",
     "",        "",      "",       "MXFP4", "NVFP4", "Q1_0",   "Q2_0"};
 
+// IEEE half, nearest even; for finite values that FP16 holds.
+std::uint16_t to_half(float x) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000);
+  const float magnitude = std::bit_cast<float>(bits & 0x7FFFFFFF);
+  if (magnitude < 0x1p-14f)  // subnormal: whole multiples of 2^-24, which rint rounds to even
+    return sign | static_cast<std::uint16_t>(std::nearbyint(magnitude * 0x1p24f));
+  const std::uint32_t rest = (bits & 0x7FFFFFFF) - (112u << 23);
+  return sign | static_cast<std::uint16_t>((rest + 0xFFF + (rest >> 13 & 1)) >> 13);
+}
+
 }  // namespace
+
+void nvfp4_block_to(const std::byte* block, std::uint8_t* codes, std::uint8_t* scales) {
+  const u8* p = reinterpret_cast<const u8*>(block);
+  std::copy_n(p, 4, scales);
+  for (int sub = 0; sub < 4; ++sub)
+    for (int j = 0; j < 4; ++j) {
+      const u8* from = p + 4 + 8 * sub + 2 * j;
+      codes[8 * sub + j] = static_cast<u8>((from[0] & 15) | from[1] << 4);
+      codes[8 * sub + j + 4] = static_cast<u8>(from[0] >> 4 | (from[1] & 0xF0));
+    }
+}
+
+void nvfp4_block_from(const std::uint8_t* codes, const std::uint8_t* scales, std::byte* block) {
+  u8* p = reinterpret_cast<u8*>(block);
+  std::copy_n(scales, 4, p);
+  for (int sub = 0; sub < 4; ++sub)
+    for (int j = 0; j < 4; ++j) {
+      const u8 low = codes[8 * sub + j], high = codes[8 * sub + j + 4];
+      p[4 + 8 * sub + 2 * j] = static_cast<u8>((low & 15) | high << 4);
+      p[4 + 8 * sub + 2 * j + 1] = static_cast<u8>(low >> 4 | (high & 0xF0));
+    }
+}
+
+void encode_q8_0(const float* values, std::int64_t count, std::byte* blocks) {
+  u8* p = reinterpret_cast<u8*>(blocks);
+  for (std::int64_t i = 0; i < count; i += 32, p += 34) {
+    float amax = 0;
+    for (int j = 0; j < 32; ++j) amax = std::max(amax, std::abs(values[i + j]));
+    const float scale = amax / 127, inverse = scale == 0 ? 0 : 1 / scale;
+    const std::uint16_t half_scale = to_half(scale);
+    std::memcpy(p, &half_scale, sizeof half_scale);
+    for (int j = 0; j < 32; ++j)
+      p[2 + j] = static_cast<u8>(static_cast<std::int8_t>(std::round(values[i + j] * inverse)));
+  }
+}
 
 const GgmlFormat* find_ggml_format(std::uint32_t type) {
   for (const GgmlFormat& f : kFormats) {
     if (f.type == type) return &f;
   }
   return nullptr;
+}
+
+const GgmlFormat& ggml_format(std::string_view name) {
+  return *std::ranges::find(kFormats, name, &GgmlFormat::name);
 }
 
 std::string ggml_type_name(std::uint32_t type) {

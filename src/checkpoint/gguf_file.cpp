@@ -183,7 +183,7 @@ Record read_record(Cursor& in, std::size_t file_bytes, std::string_view where) {
   t.format = find_ggml_format(type);
   check(t.format != nullptr, kOp,
         "{}: {}: type {} is not supported; expected F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, "
-        "Q4_K, Q5_K or Q6_K",
+        "Q4_K, Q5_K, Q6_K, MXFP4 or NVFP4",
         where, t.name, ggml_type_name(type));
   check(row % t.format->values == 0, kOp,
         "{}: {}: rows of {} values are no multiple of {}'s blocks of {}", where, t.name, row,

@@ -156,6 +156,25 @@ std::optional<std::string> gguf_to_hf_name(std::string_view name) {
   return std::nullopt;
 }
 
+std::optional<std::string> hf_to_gguf_name(std::string_view name) {
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const std::string_view suffix = name.substr(dot);
+  std::string_view stem = name.substr(0, dot);
+  if (suffix != ".weight" && suffix != ".bias") return std::nullopt;
+  for (const auto& [ggml, hf] : kGlobalNames)
+    if (hf == stem) return fmt::format("{}{}", ggml, suffix);
+  constexpr std::string_view kLayers = "model.layers.";
+  if (!stem.starts_with(kLayers)) return std::nullopt;
+  stem.remove_prefix(kLayers.size());
+  const std::string_view number = stem.substr(0, stem.find('.'));
+  if (number.empty() || number.find_first_not_of("0123456789") != number.npos) return std::nullopt;
+  for (const auto& [ggml, hf] : kLayerNames)
+    if (stem.size() > number.size() && stem.substr(number.size() + 1) == hf)
+      return fmt::format("blk.{}.{}{}", number, ggml, suffix);
+  return std::nullopt;
+}
+
 std::int64_t interleaved_heads(std::string_view gguf_name, const Json& config) {
   if (config.at("model_type") != "llama") return 0;
   for (const auto& [part, key] :

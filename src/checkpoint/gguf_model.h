@@ -20,6 +20,9 @@ Json gguf_config(const GgufFile& file);
 // architectures lack.
 std::optional<std::string> gguf_to_hf_name(std::string_view name);
 
+// The way back; nullopt for a tensor that such files don't have.
+std::optional<std::string> hf_to_gguf_name(std::string_view name);
+
 // Llama files hold q and k with each head's rows interleaved for ggml's rotary embedding. The
 // number of heads when `name` is such a tensor (weight or bias), else 0.
 std::int64_t interleaved_heads(std::string_view gguf_name, const Json& config);

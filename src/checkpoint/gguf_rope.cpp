@@ -43,7 +43,10 @@ std::optional<Llama3Rope> fit_llama3(const std::vector<float>& divisors, double 
     }
     return true;
   };
+  // As published; of other models the context is a power of two too.
   if (const Llama3Rope published{factor, 1, 4, 8192}; matches(published)) return published;
+  for (double context = 16; context <= 0x1p20; context *= 2)
+    if (const Llama3Rope likely{factor, 1, 4, context}; matches(likely)) return likely;
 
   std::vector<std::size_t> slope;
   for (std::size_t i = 0; i < divisors.size(); ++i) {
@@ -116,6 +119,45 @@ Json gguf_rope_scaling(const GgufFile& file, const Keys& keys, std::int64_t head
     }
   }
   return scaling;
+}
+
+std::vector<float> rope_to_gguf(const Json& config, const std::string& arch, std::int64_t head_dim,
+                                Json& keys) {
+  constexpr std::string_view kWrite = "write_gguf";
+  // Older files: rope_theta and rope_scaling; Transformers 5: rope_parameters with both.
+  Json rope = Json::object();
+  for (const char* key : {"rope_parameters", "rope_scaling"})
+    if (rope.empty() && config.contains(key) && config[key].is_object()) rope = config[key];
+  const double theta = rope.value("rope_theta", config.value("rope_theta", 10000.0));
+  keys[arch + ".rope.freq_base"] = theta;
+  const std::string type = rope.value("rope_type", rope.value("type", std::string("default")));
+  if (type == "default") return {};
+  check(type == "linear" || type == "yarn" || type == "llama3", kWrite,
+        "rope type \"{}\": expected default, linear, yarn or llama3", type);
+  const double factor = rope.at("factor").get<double>();
+  const double context = rope.value("original_max_position_embeddings",
+                                    config.value("original_max_position_embeddings",
+                                                 config.value("max_position_embeddings", 0.0)));
+  if (type == "llama3") {
+    const Llama3Rope llama3{factor, rope.at("low_freq_factor").get<double>(),
+                            rope.at("high_freq_factor").get<double>(), context};
+    std::vector<float> divisors;
+    for (std::int64_t i = 0; i < head_dim / 2; ++i)
+      divisors.push_back(static_cast<float>(llama3.divisor(
+          std::pow(theta, -2 * static_cast<double>(i) / static_cast<double>(head_dim)))));
+    return divisors;
+  }
+  keys[arch + ".rope.scaling.type"] = type;
+  keys[arch + ".rope.scaling.factor"] = factor;
+  if (type == "linear") return {};
+  for (const char* key : {"attention_factor", "mscale", "mscale_all_dim", "truncate"})
+    check(!rope.contains(key) || rope[key].is_null(), kWrite,
+          "rope type yarn with {}: GGUF has another meaning of it", key);
+  keys[arch + ".rope.scaling.original_context_length"] = static_cast<std::uint32_t>(context);
+  for (const char* beta : {"beta_fast", "beta_slow"})
+    if (rope.contains(beta))
+      keys[fmt::format("{}.rope.scaling.yarn_{}", arch, beta)] = rope[beta].get<double>();
+  return {};
 }
 
 }  // namespace qad::checkpoint

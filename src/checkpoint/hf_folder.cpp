@@ -2,6 +2,9 @@
 // below.
 #include "checkpoint/hf_folder.h"
 
+#include "checkpoint/compressed_tensors.h"
+#include "checkpoint/fp8.h"
+#include "checkpoint/mlx.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
 
@@ -93,7 +96,26 @@ void add_shards(Checkpoint& c, const fs::path& folder) {
        folder.string(), kSingle, kIndex, found.empty() ? "no weights" : found);
 }
 
+// A model whose weights are all read as plain values (FP8, MXFP4) is not quantised as far as anyone
+// else is concerned: it can teach, and be quantised anew.
+void forget_dequantized(Checkpoint& c) {
+  bool decoded = false, codes = false;
+  for (const auto& [name, t] : c.tensors) {
+    decoded |= t.read && !t.stored_as.empty();
+    codes |= t.dtype == DType::u8 || t.dtype == DType::u32 || t.dtype == DType::other;
+  }
+  if (decoded && !codes) c.quantization = {};
+}
+
 }  // namespace
+
+void adopt_layouts(Checkpoint& c, const Json& quantization_config) {
+  adopt_mlx(c);
+  adopt_compressed_tensors(c, quantization_config);
+  adopt_mxfp4(c);
+  adopt_fp8(c);
+  forget_dequantized(c);
+}
 
 Checkpoint open_hf_folder(const fs::path& folder) {
   Checkpoint c;
@@ -120,6 +142,7 @@ Checkpoint open_hf_folder(const fs::path& folder) {
   } else {
     fail_without_weights(folder);
   }
+  adopt_layouts(c, flat);
   return c;
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "checkpoint/dtype.h"
+#include "checkpoint/out_model.h"
 #include "core/error.h"
 #include "nvfp4/nvfp4.h"
 
@@ -40,6 +41,11 @@ float read_scale(const Checkpoint& c, const std::string& linear, const char* suf
 
 bool is_float(DType type) {
   return type == DType::f32 || type == DType::bf16 || type == DType::f16 || type == DType::f64;
+}
+
+void check_scale(const std::string& name, float scale) {
+  check(std::isfinite(scale) && scale > 0, "write_nvfp4",
+        "{}: expected finite positive scales, found {}", name, scale);
 }
 
 [[noreturn]] void fail_unsupported(const std::string& name, const std::string& algo) {
@@ -85,14 +91,16 @@ std::optional<Nvfp4Weight> find_nvfp4(const Checkpoint& c, const std::string& na
   const std::vector<std::int64_t> expected{w.rows, w.cols / kGroup};
   check(scales.dtype == DType::f8_e4m3 && scales.shape == expected, kRead,
         "{}: expected F8_E4M3 {}, found {}", scales.name, shape_text(expected), describe(scales));
-  w.codes = weight.raw;
-  w.scales = scales.raw;
+  w.codes_tensor = &weight;
+  w.scales_tensor = &scales;
+  const TensorBytes stored = w.scales();
+  const std::span<const std::byte> bytes = stored;
   // 0x7F is NaN; the sign bit is always 0 (other formats use it as a selector).
-  const auto bad = std::find_if(w.scales.begin(), w.scales.end(),
-                                [](std::byte b) { return b >= std::byte{0x7F}; });
-  check(bad == w.scales.end(), kRead,
+  const auto bad =
+      std::find_if(bytes.begin(), bytes.end(), [](std::byte b) { return b >= std::byte{0x7F}; });
+  check(bad == bytes.end(), kRead,
         "{}: expected finite scales without sign, found byte 0x{:02X} at {}", scales.name,
-        bad == w.scales.end() ? 0 : std::to_integer<int>(*bad), bad - w.scales.begin());
+        bad == bytes.end() ? 0 : std::to_integer<int>(*bad), bad - bytes.begin());
 
   w.global_scale = read_scale(c, name, ".weight_scale_2");
   const std::string algo = q.algo_of(name);
@@ -101,32 +109,12 @@ std::optional<Nvfp4Weight> find_nvfp4(const Checkpoint& c, const std::string& na
   return w;
 }
 
-namespace {
-
-void check_scale(const std::string& name, float scale) {
-  check(std::isfinite(scale) && scale > 0, "write_nvfp4",
-        "{}: expected finite positive scales, found {}", name, scale);
-}
-
-}  // namespace
-
-void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
-                  std::int64_t cols, float global_scale, std::optional<float> input_scale,
-                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
-  check_scale(name, global_scale);
-  append_nvfp4(
-      out, name, rows, cols, [global_scale] { return global_scale; }, input_scale, std::move(fill));
-}
-
-void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
-                  std::int64_t cols, const std::function<float()>& global_scale,
-                  std::optional<float> input_scale,
-                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
+void append_codes_and_scales(std::vector<OutTensor>& out, const std::string& codes_name,
+                             const std::string& scales_name, std::int64_t rows, std::int64_t cols,
+                             std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
   check(cols % kGroup == 0, "write_nvfp4",
-        "{}: expected columns in blocks of 16, found [{}, {}]; leave it unquantised", name, rows,
-        cols);
-  if (input_scale) check_scale(name, *input_scale);
-
+        "{}: expected columns in blocks of 16, found [{}, {}]; leave it unquantised", codes_name,
+        rows, cols);
   // One call makes codes and scales, which are written one after the other: the first to be asked
   // for makes both.
   struct Parts {
@@ -145,54 +133,31 @@ void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int
       std::copy(wanted.begin(), wanted.end(), reinterpret_cast<std::uint8_t*>(bytes));
     };
   };
-  const auto scalar = [name](const std::function<float()>& of) {
-    return [name, of](std::byte* bytes) {
-      const float value = of();
-      check_scale(name, value);
-      std::copy_n(reinterpret_cast<const std::byte*>(&value), sizeof(value), bytes);
-    };
-  };
-  out.push_back({name + ".weight", DType::u8, {rows, cols / 2}, give(&Parts::codes)});
-  out.push_back(
-      {name + ".weight_scale", DType::f8_e4m3, {rows, cols / kGroup}, give(&Parts::scales)});
-  out.push_back({name + ".weight_scale_2", DType::f32, {}, scalar(global_scale)});
-  if (input_scale)
-    out.push_back(
-        {name + ".input_scale", DType::f32, {}, scalar([value = *input_scale] { return value; })});
+  out.push_back({codes_name, DType::u8, {rows, cols / 2}, give(&Parts::codes)});
+  out.push_back({scales_name, DType::f8_e4m3, {rows, cols / kGroup}, give(&Parts::scales)});
 }
 
-QuantConfigs quant_configs(const std::vector<std::string>& excluded, bool weight_only) {
-  std::vector<std::string> names = excluded;
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
+void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
+                  std::int64_t cols, const std::function<float()>& global_scale,
+                  std::optional<float> input_scale,
+                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
+  if (input_scale) check_scale(name, *input_scale);
+  append_codes_and_scales(out, name + ".weight", name + ".weight_scale", rows, cols,
+                          std::move(fill));
+  out.push_back(late_scalar_tensor(name + ".weight_scale_2", {}, [name, global_scale] {
+    const float scale = global_scale();
+    check_scale(name, scale);
+    return scale;
+  }));
+  if (input_scale) out.push_back(scalar_tensor(name + ".input_scale", {}, {*input_scale}));
+}
 
-  // The name is part of the format, not a claim of authorship: TensorRT-LLM takes the flat form
-  // only from producer "modelopt" (or a quant_method that starts so), and vLLM and SGLang choose
-  // their loader by it. The version is that of the layout we write.
-  const Json producer = {{"name", "modelopt"}, {"version", "0.47.0"}};
-  const char* algo = weight_only ? "W4A16_NVFP4" : "NVFP4";
-  const Json operand = {
-      {"dynamic", false}, {"num_bits", 4}, {"type", "float"}, {"group_size", kGroup}};
-
-  QuantConfigs configs;
-  configs.hf_quant_config["producer"] = producer;
-  configs.hf_quant_config["quantization"] = {{"quant_algo", algo},
-                                             {"kv_cache_quant_algo", nullptr},
-                                             {"group_size", kGroup},
-                                             {"exclude_modules", names}};
-
-  Json group;
-  if (!weight_only) group["input_activations"] = operand;
-  group["weights"] = operand;
-  group["targets"] = Json::array({"Linear"});
-  Json& flat = configs.quantization_config;
-  flat["config_groups"]["group_0"] = std::move(group);
-  flat["ignore"] = names;
-  flat["quant_algo"] = algo;
-  flat["group_size"] = kGroup;  // not ModelOpt's: SGLang and TensorRT-LLM look here first
-  flat["producer"] = producer;
-  flat["quant_method"] = "modelopt";
-  return configs;
+void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int64_t rows,
+                  std::int64_t cols, float global_scale, std::optional<float> input_scale,
+                  std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill) {
+  check_scale(name, global_scale);
+  append_nvfp4(
+      out, name, rows, cols, [global_scale] { return global_scale; }, input_scale, std::move(fill));
 }
 
 }  // namespace qad::checkpoint

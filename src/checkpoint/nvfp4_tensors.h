@@ -30,14 +30,22 @@ struct Quantization {
 // does).
 Quantization read_quantization(const Json& quantization);
 
+// The metadata of a checkpoint, in ModelOpt's words, whose linears have these algorithms ("NVFP4",
+// "W4A16_NVFP4"): for formats that say it otherwise. `method` is theirs. Null when there is none.
+Json quantization_of(const Checkpoint& c, const std::map<std::string, std::string>& algos,
+                     const std::string& method);
+
 // The quantised form of one linear's weight, `name` without ".weight".
 struct Nvfp4Weight {
   std::string name;
   std::int64_t rows = 0, cols = 0;
-  float global_scale = 1;             // weight_scale_2
-  std::optional<float> input_scale;   // absent: weight-only
-  std::span<const std::byte> codes;   // rows * cols/2
-  std::span<const std::byte> scales;  // rows * cols/16
+  float global_scale = 1;                // weight_scale_2
+  std::optional<float> input_scale;      // absent: weight-only
+  const Tensor* codes_tensor = nullptr;  // of the checkpoint, which must outlive this
+  const Tensor* scales_tensor = nullptr;
+
+  TensorBytes codes() const { return TensorBytes(*codes_tensor); }    // rows * cols/2
+  TensorBytes scales() const { return TensorBytes(*scales_tensor); }  // rows * cols/16
 };
 
 // The NVFP4 weight called `name` ("model.layers.0.mlp.up_proj"), or nullopt when it is stored
@@ -56,12 +64,9 @@ void append_nvfp4(std::vector<OutTensor>& out, const std::string& name, std::int
                   std::int64_t cols, float global_scale, std::optional<float> input_scale,
                   std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill);
 
-// hf_quant_config.json and config.json's quantization_config, as ModelOpt writes them, for a model
-// all of whose linears are NVFP4 but those in `excluded` (lm_head and embeddings are named there
-// too); weight_only -> W4A16_NVFP4.
-struct QuantConfigs {
-  Json hf_quant_config, quantization_config;
-};
-QuantConfigs quant_configs(const std::vector<std::string>& excluded, bool weight_only);
+// The first two of these under names of a layout's own.
+void append_codes_and_scales(std::vector<OutTensor>& out, const std::string& codes_name,
+                             const std::string& scales_name, std::int64_t rows, std::int64_t cols,
+                             std::function<void(std::uint8_t* codes, std::uint8_t* scales)> fill);
 
 }  // namespace qad::checkpoint

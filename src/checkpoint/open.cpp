@@ -1,5 +1,5 @@
-// Which format a path holds: a folder is Hugging Face's, a file tells by its first bytes or its
-// name.
+// Which format a path holds: a folder is Hugging Face's (or our own around a model.gguf), a file
+// tells by its first bytes or its name.
 #include <algorithm>
 
 #include "checkpoint/checkpoint.h"
@@ -49,7 +49,10 @@ Checkpoint open(const fs::path& path) {
   std::error_code error;
   const auto status = fs::status(path, error);
   check(fs::exists(status), "open", "{}: no such file or folder", path.string());
-  if (fs::is_directory(status)) return open_hf_folder(path);
+  if (fs::is_directory(status))
+    return fs::exists(path / "model.gguf") && !fs::exists(path / "config.json")
+               ? open_gguf(path / "model.gguf")
+               : open_hf_folder(path);
   check(fs::is_regular_file(status), "open", "{}: expected a folder or a file", path.string());
   const MappedFile file(path);
   if (path.extension() == ".gguf" || file.text().starts_with("GGUF")) return open_gguf(path);

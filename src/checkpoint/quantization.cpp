@@ -7,6 +7,7 @@
 #include "checkpoint/hf_folder.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "core/error.h"
+#include "nvfp4/nvfp4.h"
 
 namespace qad::checkpoint {
 namespace {
@@ -103,6 +104,30 @@ Quantization read_quantization(const Json& quantization) {
             layer, how.dump());
       q.layers[layer] = text_or_empty(how, "quant_algo");
     }
+  }
+  return q;
+}
+
+Json quantization_of(const Checkpoint& c, const std::map<std::string, std::string>& algos,
+                     const std::string& method) {
+  if (algos.empty()) return {};
+  const std::string& first = algos.begin()->second;
+  const bool uniform =
+      std::all_of(algos.begin(), algos.end(), [&](const auto& a) { return a.second == first; });
+  Json q = {{"quant_method", method},
+            {"quant_algo", uniform ? first : "MIXED_PRECISION"},
+            {"group_size", nvfp4::kBlock}};
+  if (!uniform) {
+    for (const auto& [linear, algo] : algos)
+      q["quantized_layers"][linear] = {{"quant_algo", algo}, {"group_size", nvfp4::kBlock}};
+    return q;
+  }
+  q["exclude_modules"] = Json::array();
+  constexpr std::string_view kWeight = ".weight";
+  for (const auto& [name, t] : c.tensors) {
+    if (!name.ends_with(kWeight) || t.shape.size() < 2) continue;
+    const std::string module = name.substr(0, name.size() - kWeight.size());
+    if (!algos.contains(module)) q["exclude_modules"].push_back(module);
   }
   return q;
 }

@@ -71,15 +71,17 @@ void check_finite(const Checkpoint& c, Problems& problems) {
 // A block scale of 0 decodes to zeros whatever the codes say: weights were lost.
 void check_erased_blocks(const Nvfp4Weight& w, Problems& problems) {
   std::int64_t erased = 0;
-  for (std::size_t block = 0; block < w.scales.size(); ++block) {
-    if (w.scales[block] != std::byte{0}) continue;
-    const auto codes = w.codes.subspan(block * 8, 8);
+  const TensorBytes stored_codes = w.codes(), stored_scales = w.scales();
+  const std::span<const std::byte> all_codes = stored_codes, scales = stored_scales;
+  for (std::size_t block = 0; block < scales.size(); ++block) {
+    if (scales[block] != std::byte{0}) continue;
+    const auto codes = all_codes.subspan(block * 8, 8);
     erased += std::any_of(codes.begin(), codes.end(),
                           [](std::byte b) { return (b & std::byte{0x77}) != std::byte{0}; });
   }
   if (erased > 0)
     add(problems, "{}.weight_scale: {} of {} blocks have scale 0 over codes that are not 0", w.name,
-        erased, w.scales.size());
+        erased, scales.size());
 }
 
 Linears find_linears(const Checkpoint& c, const Quantization& q, Problems& problems) {
@@ -166,7 +168,8 @@ void check_config(const Checkpoint& c, const Quantization& q, const Linears& lin
     // the version.
     const bool is_embedding = name.find("embed", name.rfind('.') + 1) != name.npos;
     const bool is_plain =
-        tensor.dtype == DType::f32 || tensor.dtype == DType::bf16 || tensor.dtype == DType::f16;
+        tensor.stored_as.empty() &&
+        (tensor.dtype == DType::f32 || tensor.dtype == DType::bf16 || tensor.dtype == DType::f16);
     if (is_plain && !algo.empty() && !is_embedding)
       add(problems,
           "{}: stored as {}, but the quantisation metadata says {} and does not exclude it", name,
@@ -198,8 +201,8 @@ void check_files(const Checkpoint& c, Problems& problems) {
   const Json index = read_if_present(c.path / "model.safetensors.index.json");
   if (!index.is_object() || fs::exists(c.path / "model.safetensors")) return;
   const Json total = index.value("metadata", Json::object()).value("total_size", Json());
-  std::uint64_t found = 0;
-  for (const auto& [name, tensor] : c.tensors) found += tensor.raw.size();
+  std::int64_t found = 0;
+  for (const auto& [name, tensor] : c.tensors) found += tensor.stored_bytes;
   if (!total.is_null() && total != found)
     add(problems, "model.safetensors.index.json: total_size is {}, the tensors have {} bytes",
         total.dump(), found);

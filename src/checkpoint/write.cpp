@@ -11,12 +11,6 @@
 #include "core/version.h"
 
 namespace qad::checkpoint {
-namespace {
-
-constexpr std::string_view kOperation = "write_folder";
-constexpr const char* kMark = ".qad";  // says that a folder is ours to replace
-
-using Shard = std::vector<const OutTensor*>;
 
 std::int64_t bytes_of(const OutTensor& t) {
   const std::size_t width = bytes_per_element(t.dtype);
@@ -24,9 +18,15 @@ std::int64_t bytes_of(const OutTensor& t) {
   std::int64_t bytes = 0;
   check(width > 0 && count &&
             !__builtin_mul_overflow(*count, static_cast<std::int64_t>(width), &bytes),
-        kOperation, "{}: cannot write {} {}", t.name, name_of(t.dtype), shape_text(t.shape));
+        "write_folder", "{}: cannot write {} {}", t.name, name_of(t.dtype), shape_text(t.shape));
   return bytes;
 }
+
+namespace {
+
+constexpr std::string_view kOperation = "write_folder";
+
+using Shard = std::vector<const OutTensor*>;
 
 std::string_view module_of(const OutTensor& t) {
   return std::string_view(t.name).substr(0, t.name.rfind('.'));
@@ -76,7 +76,9 @@ std::string header_of(const Shard& shard, Places& places) {
   return text;
 }
 
-void write_shard(const fs::path& path, const Shard& shard) {
+using Written = std::function<void(std::int64_t bytes)>;  // after each tensor; may be empty
+
+void write_shard(const fs::path& path, const Shard& shard, const Written& written = {}) {
   AtomicFile file(path);
   Places places;
   const std::string header = header_of(shard, places);
@@ -89,17 +91,19 @@ void write_shard(const fs::path& path, const Shard& shard) {
     t->fill(buffer.data());
     file.write_at(sizeof(length) + length + static_cast<std::uint64_t>(places.at(t)), buffer.data(),
                   buffer.size());
+    if (written) written(static_cast<std::int64_t>(buffer.size()));
   }
   file.commit();
 }
 
-void write_weights(const fs::path& folder, const std::vector<Shard>& shards) {
-  if (shards.size() == 1) return write_shard(folder / "model.safetensors", shards[0]);
+void write_weights(const fs::path& folder, const std::vector<Shard>& shards,
+                   const Written& written) {
+  if (shards.size() == 1) return write_shard(folder / "model.safetensors", shards[0], written);
   std::int64_t total = 0;
   std::map<std::string, std::string> weight_map;
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_shard(folder / name, shards[i]);
+    write_shard(folder / name, shards[i], written);
     for (const OutTensor* t : shards[i]) {
       weight_map[t->name] = name;
       total += bytes_of(*t);
@@ -121,18 +125,6 @@ void check_names(const OutFolder& folder) {
           kOperation, "cannot write a further file called \"{}\"", name);
 }
 
-// A disk that is too small should say so before an hour's work is quantised, not after.
-void check_space(const fs::path& folder, const OutFolder& out) {
-  std::uintmax_t need = 0;
-  for (const OutTensor& t : out.tensors) need += static_cast<std::uintmax_t>(bytes_of(t));
-  for (const auto& [name, content] : out.files) need += content.size();
-  std::error_code error;
-  const auto space = fs::space(folder, error);
-  check(error || space.available >= need, kOperation,
-        "{}: {} bytes are needed, the disk has {} left; nothing was written", folder.string(), need,
-        space.available);
-}
-
 // Whether `inner` is `outer` or lies in it, by whatever names the two go.
 bool is_within(const fs::path& inner, const fs::path& outer) {
   std::error_code error;
@@ -146,6 +138,19 @@ bool is_within(const fs::path& inner, const fs::path& outer) {
 
 }  // namespace
 
+// A disk that is too small should say so before an hour's work is quantised, not after.
+void check_space(const fs::path& folder, std::uintmax_t bytes) {
+  std::error_code error;
+  const auto space = fs::space(folder, error);
+  check(error || space.available >= bytes, kOperation,
+        "{}: {} bytes are needed, the disk has {} left; nothing was written", folder.string(),
+        bytes, space.available);
+}
+
+std::string mark_text() {
+  return Json{{"producer", "qad"}, {"version", kVersion}}.dump() + "\n";
+}
+
 void check_writable_target(const fs::path& out, const fs::path& source) {
   check(!is_within(out, source), kOperation,
         "{}: is, or lies in, {}, which is read; choose another folder", out.string(),
@@ -153,7 +158,13 @@ void check_writable_target(const fs::path& out, const fs::path& source) {
   check(!is_within(source, out), kOperation,
         "{}: holds {}, which is read, and would be replaced; choose another folder", out.string(),
         source.string());
-  check_replaceable(out, kMark);
+  if (out.extension() != ".gguf") return check_replaceable(out, kMark);
+  std::error_code error;
+  const auto status = fs::status(out, error);
+  check(!fs::exists(status) ||
+            (fs::is_regular_file(status) && MappedFile(out).text().starts_with("GGUF")),
+        kOperation, "{}: is there and no GGUF file; remove it, or choose another name",
+        out.string());
 }
 
 void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tensors) {
@@ -166,16 +177,22 @@ void write_folder(const fs::path& path, const OutFolder& folder) {
   check_names(folder);
   const std::vector<Shard> shards = plan_shards(folder.tensors, folder.max_shard_bytes);
   AtomicFolder out(path, kMark);
-  check_space(out.path(), folder);
-  const Json mark = {{"producer", "qad"}, {"version", kVersion}};
-  write_file(out.path() / kMark, mark.dump() + "\n");
+  std::int64_t all = 0, done = 0;
+  for (const OutTensor& t : folder.tensors) all += bytes_of(t);
+  std::uintmax_t need = static_cast<std::uintmax_t>(all);
+  for (const auto& [name, content] : folder.files) need += content.size();
+  check_space(out.path(), need);
+  write_file(out.path() / kMark, mark_text());
   write_file(out.path() / "config.json", to_text(folder.config));
   if (!folder.generation_config.is_null())
     write_file(out.path() / "generation_config.json", to_text(folder.generation_config));
   if (!folder.hf_quant_config.is_null())
     write_file(out.path() / "hf_quant_config.json", to_text(folder.hf_quant_config));
   for (const auto& [name, content] : folder.files) write_file(out.path() / name, content);
-  write_weights(out.path(), shards);
+  write_weights(out.path(), shards, [&](std::int64_t bytes) {
+    done += bytes;
+    if (folder.progress) folder.progress(done, all);
+  });
   out.commit();
 }
 

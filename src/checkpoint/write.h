@@ -25,6 +25,9 @@ struct OutFolder {
   std::vector<std::pair<std::string, std::string>>
       files;  // further files: name, content (tokenizer, README...)
   std::int64_t max_shard_bytes = std::int64_t{5} << 30;
+  // Called after each tensor with the bytes written and all bytes; what it throws ends the writing,
+  // of which nothing is left. Empty: not called.
+  std::function<void(std::int64_t done, std::int64_t all)> progress;
 };
 
 // One safetensors file by itself, for results that are no model.
@@ -33,6 +36,16 @@ void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tenso
 // Writes `path` with a file ".qad" that tells its origin. Replaces an earlier result that has this
 // file, or an empty folder; any other folder there is an Error, at once (see AtomicFolder).
 void write_folder(const fs::path& path, const OutFolder& folder);
+
+// Bytes of a tensor of this type and shape; throws Error when there is no such tensor.
+std::int64_t bytes_of(const OutTensor& t);
+
+// Throws Error when the disk of `folder` lacks room for so many bytes.
+void check_space(const fs::path& folder, std::uintmax_t bytes);
+
+inline constexpr const char* kMark = ".qad";  // the file that says that a folder is ours to replace
+// Its content.
+std::string mark_text();
 
 // For commands, before long work: throws Error when write_folder(out) would refuse, and when `out`
 // is the folder or file that is read, lies in it or holds it.

@@ -30,6 +30,7 @@ void add_logits(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_verify(CLI::App& app);
+void add_diff(CLI::App& app);
 void add_bench(CLI::App& app);
 
 // --device, --threads: what every computing command takes.

@@ -25,7 +25,7 @@ constexpr std::array<std::array<const char*, 3>, 5> kFlags = {{
     {"--calib-sequences", "calibration.sequences", "sequences of it that are used [64]"},
     {"--seq-len", "calibration.seq_len", "tokens a sequence [512]"},
     {"--global-scale", "quantize.global_scale", "pow2 or amax [pow2]"},
-    {"--format", "format", "layout of the checkpoint: modelopt"},
+    {"--format", "format", "modelopt, compressed-tensors, gguf, ... (docs/formats.md) [modelopt]"},
 }};
 
 recipe::Recipe recipe_of(const Options& o) {
@@ -72,7 +72,15 @@ void add_quantize(CLI::App& app) {
     const quantize::Policy policy = recipe::policy_of(r);
     const auto rows = quantize::coverage(opened.model, policy);
     const auto batches = recipe::calibration_batches(r, opened.tokenizer);
-    recipe::quantize_on_disk(o->output, opened.source, opened.model, policy, batches);
+    const std::string data = r.calibration.data.empty() && !r.data.train.empty()
+                                 ? r.data.train.front().file
+                                 : r.calibration.data;
+    recipe::quantize_on_disk(
+        o->output, opened.source, opened.model, policy, batches, r.format,
+        fmt::format(
+            "Post-training quantisation of {}, policy {}{}.\n", checkpoint::model_name(o->model),
+            r.quantize.policy,
+            policy.activations ? ", input scales from " + fs::path(data).filename().string() : ""));
     fmt::print("{}\nwrote {}\n", quantize::coverage_table(rows), o->output);
     return 0;
   });

@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
   add_tokenize(app);
   add_convert(app);
   add_verify(app);
+  add_diff(app);
   add_bench(app);
   try {
     app.parse(argc, argv);

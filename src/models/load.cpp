@@ -176,10 +176,10 @@ void pack(const checkpoint::Checkpoint& c, Parameter& p, const Nvfp4Parts& nvfp4
     } else {
       jobs.push_back({nvfp4[i]->rows * nvfp4[i]->cols, [packed, stored, row, w = *nvfp4[i]] {
                         if (stored == ops::Stored::nvfp4)
-                          return ops::put_rows(*packed, row, w.rows, bytes(w.codes),
-                                               bytes(w.scales));
+                          return ops::put_rows(*packed, row, w.rows, bytes(w.codes()),
+                                               bytes(w.scales()));
                         std::vector<float> values(static_cast<std::size_t>(w.rows * w.cols));
-                        nvfp4::dequantize(bytes(w.codes), bytes(w.scales), w.rows, w.cols,
+                        nvfp4::dequantize(bytes(w.codes()), bytes(w.scales()), w.rows, w.cols,
                                           w.global_scale, values.data());
                         ops::put_rows(*packed, row, w.rows, values.data());
                       }});
@@ -206,7 +206,7 @@ class Reader {
       const auto& w = nvfp4[next++];
       if (!w) return plain(part, rows);
       fill(rows, [w = *w](float* out) {
-        nvfp4::dequantize(bytes(w.codes), bytes(w.scales), w.rows, w.cols, w.global_scale, out);
+        nvfp4::dequantize(bytes(w.codes()), bytes(w.scales()), w.rows, w.cols, w.global_scale, out);
       });
     });
   }

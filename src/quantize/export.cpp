@@ -1,4 +1,4 @@
-// A model as the folder that serving engines load.
+// A model as what can be written in the formats that serving engines load.
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -7,7 +7,6 @@
 #include <map>
 #include <utility>
 
-#include "checkpoint/nvfp4_tensors.h"
 #include "core/error.h"
 #include "models/verify.h"
 #include "nvfp4/global_scale.h"
@@ -20,14 +19,18 @@ namespace {
 constexpr std::string_view kOperation = "export";
 
 // In `type`, which is FP32 or BF16.
-void append_plain(std::vector<checkpoint::OutTensor>& out, const models::Part& part,
-                  const at::Tensor& rows, at::ScalarType type) {
+checkpoint::OutWeight plain(const models::Part& part, std::vector<std::int64_t> shape,
+                            at::ScalarType type, std::function<void(std::byte*)> fill) {
   const auto stored = type == at::kFloat ? checkpoint::DType::f32 : checkpoint::DType::bf16;
-  out.push_back({part.name, stored, rows.sizes().vec(), [rows, type](std::byte* bytes) {
-                   const at::Tensor values = rows.to(type).to(at::kCPU).contiguous();
-                   const auto* data = static_cast<const std::byte*>(values.const_data_ptr());
-                   std::copy_n(data, values.nbytes(), bytes);
-                 }});
+  return {part.name, std::move(shape), stored, std::move(fill), {}, {}};
+}
+
+checkpoint::OutWeight plain(const models::Part& part, const at::Tensor& rows, at::ScalarType type) {
+  return plain(part, rows.sizes().vec(), type, [rows, type](std::byte* bytes) {
+    const at::Tensor values = rows.to(type).to(at::kCPU).contiguous();
+    const auto* data = static_cast<const std::byte*>(values.const_data_ptr());
+    std::copy_n(data, values.nbytes(), bytes);
+  });
 }
 
 // Of finite rows [n, cols].
@@ -43,27 +46,11 @@ void quantize_rows(const at::Tensor& rows, float global, nvfp4::BlockScale rule,
       });
 }
 
-void append_quantized(std::vector<checkpoint::OutTensor>& out, const models::Part& part,
-                      const at::Tensor& rows, const models::LinearQuant& quant) {
-  checkpoint::append_nvfp4(out, linear_name(part), rows.size(0), rows.size(1), quant.weight_global,
-                           quant.input_global,
-                           [=, global = quant.weight_global, rule = quant.weight_rule](
-                               std::uint8_t* codes, std::uint8_t* scales) {
-                             quantize_rows(rows, global, rule, codes, scales);
-                           });
-}
-
-// All quantised linears are W4A4, or all are weight-only.
-bool is_weight_only(const std::vector<const models::Linear*>& linears) {
-  std::size_t quantized = 0, with_inputs = 0;
-  for (const models::Linear* l : linears) {
-    quantized += l->quant ? 1 : 0;
-    with_inputs += l->quant && l->quant->input_global ? 1 : 0;
-  }
-  check(with_inputs == 0 || with_inputs == quantized, kOperation,
-        "expected input scales for all quantised linears or for none, found {} of {}", with_inputs,
-        quantized);
-  return with_inputs == 0;
+checkpoint::OutWeight quantized(const models::Part& part, std::int64_t cols,
+                                checkpoint::OutNvfp4 nvfp4) {
+  checkpoint::OutWeight w{part.name, {part.rows, cols}, checkpoint::DType::bf16, {}, {}, {}};
+  w.nvfp4 = std::move(nvfp4);
+  return w;
 }
 
 Json exported_config(const Json& source) {
@@ -76,22 +63,12 @@ Json exported_config(const Json& source) {
   return config;
 }
 
-// The folder with everything but its tensors.
-checkpoint::OutFolder folder_of(const models::Model& model, const checkpoint::Checkpoint& source) {
-  const auto linears = models::linears(model);
-
-  checkpoint::OutFolder folder;
-  folder.config = exported_config(source.config);
-  folder.generation_config = source.generation_config;
-  const bool any = std::any_of(linears.begin(), linears.end(),
-                               [](const models::Linear* l) { return l->quant != nullptr; });
-  if (any) {
-    auto configs = checkpoint::quant_configs(excluded_modules(model), is_weight_only(linears));
-    folder.hf_quant_config = std::move(configs.hf_quant_config);
-    folder.config["quantization_config"] = std::move(configs.quantization_config);
-  }
-
-  return folder;
+// Everything but its weights.
+checkpoint::OutModel model_of(const checkpoint::Checkpoint& source) {
+  checkpoint::OutModel out;
+  out.config = exported_config(source.config);
+  out.generation_config = source.generation_config;
+  return out;
 }
 
 std::map<const models::Parameter*, models::LinearQuant*> quants_of(const models::Model& model) {
@@ -106,31 +83,14 @@ at::ScalarType stored_type(const models::Parameter& p) {
 
 }  // namespace
 
-std::vector<std::string> excluded_modules(const models::Model& model) {
-  std::vector<std::string> excluded{"lm_head", linear_name(model.embedding.parts.front())};
-  // Engines make linears of short convolutions and routers, too.
-  for (const models::Layer& layer : model.layers) {
-    if (layer.mamba) excluded.push_back(linear_name(layer.mamba->conv.parts.front()));
-    if (layer.experts) excluded.push_back(linear_name(layer.experts->router.parts.front()));
-  }
-  for (const models::Linear* l : models::linears(model))
-    for (const models::Part& part : l->weight.parts) {
-      if (l->quant)
-        std::erase(excluded, linear_name(part));
-      else
-        excluded.push_back(linear_name(part));
-    }
-  return excluded;
-}
-
-checkpoint::OutFolder export_folder(const models::Model& model,
-                                    const std::vector<at::Tensor>& masters,
-                                    const checkpoint::Checkpoint& source) {
+checkpoint::OutModel export_model(const models::Model& model,
+                                  const std::vector<at::Tensor>& masters,
+                                  const checkpoint::Checkpoint& source) {
   const auto parameters = models::parameters(model);
   check(masters.size() == parameters.size(), kOperation, "expected {} masters, found {}",
         parameters.size(), masters.size());
   const auto quant_of = quants_of(model);
-  checkpoint::OutFolder folder = folder_of(model, source);
+  checkpoint::OutModel out = model_of(source);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     check(masters[i].sizes() == p.value.sizes(), kOperation, "{}: expected a master of {} rows",
@@ -139,14 +99,21 @@ checkpoint::OutFolder export_folder(const models::Model& model,
     std::int64_t row = 0;
     for (const models::Part& part : p.parts) {
       const at::Tensor rows = masters[i].detach().narrow(0, row, part.rows);
-      if (quant != quant_of.end() && quant->second)
-        append_quantized(folder.tensors, part, rows, *quant->second);
-      else
-        append_plain(folder.tensors, part, rows, stored_type(p));
+      if (quant == quant_of.end() || quant->second == nullptr) {
+        out.weights.push_back(plain(part, rows, stored_type(p)));
+      } else {
+        const models::LinearQuant& q = *quant->second;
+        out.weights.push_back(quantized(part, rows.size(1),
+                                        {q.weight_global, q.input_global,
+                                         [rows, global = q.weight_global, rule = q.weight_rule](
+                                             std::uint8_t* codes, std::uint8_t* scales) {
+                                           quantize_rows(rows, global, rule, codes, scales);
+                                         }}));
+      }
       row += part.rows;
     }
   }
-  return folder;
+  return out;
 }
 
 namespace {
@@ -263,44 +230,42 @@ void read_plain(const checkpoint::Checkpoint& source, const checkpoint::Tensor& 
   std::copy_n(static_cast<const std::byte*>(stored.const_data_ptr()), stored.nbytes(), bytes);
 }
 
-void append_plain_from(std::vector<checkpoint::OutTensor>& out,
-                       const checkpoint::Checkpoint& source, const models::Part& part,
-                       at::ScalarType type) {
+checkpoint::OutWeight plain_from(const checkpoint::Checkpoint& source, const models::Part& part,
+                                 at::ScalarType type) {
   const checkpoint::Tensor& t = source.at(part.name);
-  const auto stored = type == at::kFloat ? checkpoint::DType::f32 : checkpoint::DType::bf16;
-  out.push_back({part.name, stored, t.shape, [&source, &t, type](std::byte* bytes) {
-                   read_plain(source, t, type, bytes);
-                   checkpoint::release(source, t);
-                 }});
+  return plain(part, t.shape, type, [&source, &t, type](std::byte* bytes) {
+    read_plain(source, t, type, bytes);
+    checkpoint::release(source, t);
+  });
 }
 
 }  // namespace
 
-checkpoint::OutFolder export_from(const checkpoint::Checkpoint& source, const models::Model& model,
-                                  nvfp4::GlobalScale rule) {
+checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
+                                 nvfp4::GlobalScale rule) {
   const auto parameters = models::parameters(model);
   const auto quant_of = quants_of(model);
-  checkpoint::OutFolder folder = folder_of(model, source);
+  checkpoint::OutModel out = model_of(source);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     const auto found = quant_of.find(&p);
     if (found == quant_of.end() || found->second == nullptr) {
       for (const models::Part& part : p.parts)
-        append_plain_from(folder.tensors, source, part, stored_type(p));
+        out.weights.push_back(plain_from(source, part, stored_type(p)));
       continue;
     }
     const models::LinearQuant& quant = *found->second;
     const auto pending = std::make_shared<Pending>(Pending{source, p, rule, quant.weight_rule, {}});
     if (i + 1 < parameters.size()) pending->next.push_back(parameters[i + 1]);
     for (std::size_t part = 0; part < p.parts.size(); ++part)
-      checkpoint::append_nvfp4(
-          folder.tensors, linear_name(p.parts[part]), p.parts[part].rows, p.value.size(1),
-          [pending] { return pending->global; }, quant.input_global,
-          [pending, part](std::uint8_t* codes, std::uint8_t* scales) {
-            pending->give(part, codes, scales);
-          });
+      out.weights.push_back(quantized(p.parts[part], p.value.size(1),
+                                      {0, quant.input_global,
+                                       [pending, part](std::uint8_t* codes, std::uint8_t* scales) {
+                                         pending->give(part, codes, scales);
+                                       },
+                                       [pending] { return pending->global; }}));
   }
-  return folder;
+  return out;
 }
 
 }  // namespace qad::quantize

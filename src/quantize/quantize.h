@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "checkpoint/write.h"
+#include "checkpoint/out_model.h"
 #include "models/model.h"
 #include "quantize/policy.h"
 
@@ -64,22 +64,17 @@ struct LayerError {
 std::vector<LayerError> weight_errors(const models::Model& quantized,
                                       const std::vector<at::Tensor>& originals);
 
-// What the export's metadata names as not quantised, without ".weight": linears, embedding,
-// convolutions and routers.
-std::vector<std::string> excluded_modules(const models::Model& model);
+// The model as it can be written in any format (checkpoint/formats.h). Codes come from `masters`
+// (one a parameter, in the order of models::parameters()), since quantising a value again need not
+// give the same scale; dequantising what is written gives `value`, bit for bit.
+checkpoint::OutModel export_model(const models::Model& model,
+                                  const std::vector<at::Tensor>& masters,
+                                  const checkpoint::Checkpoint& source);
 
-// The model as an HF folder in ModelOpt's unified layout (plain BF16 when nothing is quantised).
-// Codes come from `masters` (one a parameter, in the order of models::parameters()), since
-// quantising a value again need not give the same scale; dequantising what is written gives
-// `value`, bit for bit.
-checkpoint::OutFolder export_folder(const models::Model& model,
-                                    const std::vector<at::Tensor>& masters,
-                                    const checkpoint::Checkpoint& source);
-
-// The same of weights that are still in `source`, which must outlive the folder's writing: each
+// The same of weights that are still in `source`, which must outlive the writing: each
 // matrix is read, given its global scale by `rule`, rounded and let go of when its turn comes.
 // `model` has no values (models::open_model) and was given to choose_quantised.
-checkpoint::OutFolder export_from(const checkpoint::Checkpoint& source, const models::Model& model,
-                                  nvfp4::GlobalScale rule);
+checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
+                                 nvfp4::GlobalScale rule);
 
 }  // namespace qad::quantize

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <ctime>
 
+#include "checkpoint/out_model.h"
 #include "core/console.h"
 #include "recipe/benchmarks.h"
 
@@ -126,6 +127,36 @@ void write_report(const Outcome& outcome) {
   write_file(output / "result.json", to_text(report::result_json(run)));
   write_file(output / "report.html", report::html(run));
   write_file(output / "recipe.yaml", to_yaml(outcome.recipe));
+}
+
+std::string about(const Outcome& o) {
+  const Recipe& r = o.recipe;
+  const std::string model = checkpoint::model_name(r.model);
+  std::string text;
+  if (r.method == "qad")
+    text = fmt::format(
+        "Quantization-aware distillation (arXiv 2601.20088) of {} by {}: {} steps, {} tokens.\n",
+        model, r.teacher.empty() ? "itself in BF16" : checkpoint::model_name(r.teacher),
+        o.training.steps_done, o.training.tokens);
+  else if (r.method == "qat")
+    text = fmt::format("Quantization-aware training of {} on its labels: {} steps, {} tokens.\n",
+                       model, o.training.steps_done, o.training.tokens);
+  else
+    text = fmt::format("Post-training quantisation of {}.\n", model);
+  std::string files;
+  for (const DataFile& file : r.data.train)
+    files += (files.empty() ? "" : ", ") + fs::path(file.file).filename().string();
+  if (r.method != "ptq")
+    text += fmt::format("Training data: {}.\n",
+                        files.empty() ? "texts that the teacher wrote itself" : files);
+  const report::Run run = report_of(o);
+  text += fmt::format("\nOn {} held-out documents, {} tokens:\n\n```\n{}```\n", o.teacher.documents,
+                      o.teacher.tokens, report::metrics_table(run));
+  if (!run.benchmarks.rows.empty())
+    text += fmt::format("\n```\n{}```\n", report::benchmark_table(run.benchmarks));
+  text += fmt::format("\nLearning rate {}, policy {}, seed {}.\n", r.train.learning_rate,
+                      r.quantize.policy, r.seed);
+  return text;
 }
 
 std::string summary(const Outcome& o) {

@@ -250,7 +250,8 @@ void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& st
   outcome.clipped_share = clipped_share(student.model);
   add_samples(outcome, label, student.model, student.tokenizer);
   if (!add_benchmarks(outcome, label, student.model, student.tokenizer)) return;
-  write_checkpoint(output / "checkpoint", student.model, trainer.masters(), student.source);
+  write_checkpoint(output / "checkpoint", student.model, trainer.masters(), student.source,
+                   recipe.format, about(outcome));
 }
 
 }  // namespace
@@ -305,7 +306,8 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   if (!add_benchmarks(outcome, "PTQ", student.model, student.tokenizer)) return outcome;
 
   if (recipe.method == "ptq")
-    write_checkpoint(output / "checkpoint", student.model, originals, student.source);
+    write_checkpoint(output / "checkpoint", student.model, originals, student.source, recipe.format,
+                     about(outcome));
   else
     train(outcome, config, student, std::move(originals), teacher.model, policy, sets);
   if (outcome.interrupted) return outcome;

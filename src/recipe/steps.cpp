@@ -5,10 +5,11 @@
 #include <chrono>
 #include <utility>
 
-#include "checkpoint/write.h"
+#include "checkpoint/formats.h"
 #include "core/console.h"
 #include "core/error.h"
 #include "quantize/quantize.h"
+#include "text/gguf_tokenizer.h"
 #include "text/model_files.h"
 
 namespace qad::recipe {
@@ -227,9 +228,24 @@ std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
   return unreached;
 }
 
+namespace {
+
+void write_as(const fs::path& out, checkpoint::OutModel m, const checkpoint::Checkpoint& source,
+              const std::string& format, const std::string& about) {
+  const checkpoint::Format& chosen = checkpoint::format_named(format);
+  m.files = text::companion_files(source);
+  m.name = checkpoint::model_name(source.path);
+  m.about = about;
+  if (chosen.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
+  for (const std::string& change : chosen.write(out, m)) note("{}      {}", chosen.name, change);
+}
+
+}  // namespace
+
 void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       models::Model& model, const quantize::Policy& policy,
-                      const std::vector<models::Tokens>& batches) {
+                      const std::vector<models::Tokens>& batches, const std::string& format,
+                      const std::string& about) {
   std::vector<float> input_amax;
   if (policy.activations) {
     check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
@@ -241,18 +257,14 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
     lend_maxima(model, input_amax);
   }
   quantize::choose_quantised(model, policy, input_amax);
-  checkpoint::OutFolder folder = quantize::export_from(source, model, policy.global);
-  folder.files = text::companion_files(source);
   Progress progress("quantise  ");
-  const std::size_t count = folder.tensors.size();
-  for (std::size_t i = 0; i < count; ++i) {
-    auto& fill = folder.tensors[i].fill;
-    fill = [&progress, i, count, plain = std::move(fill)](std::byte* bytes) {
-      plain(bytes);
-      progress.show(fmt::format("{}/{} tensors", i + 1, count), i + 1 == count);
-    };
-  }
-  checkpoint::write_folder(out, folder);
+  checkpoint::OutModel m = quantize::export_from(source, model, policy.global);
+  m.progress = [&](std::int64_t done, std::int64_t all) {
+    progress.show(fmt::format("{} of {}", human_bytes(static_cast<double>(done)),
+                              human_bytes(static_cast<double>(all))),
+                  done == all);
+  };
+  write_as(out, std::move(m), source, format, about);
 }
 
 std::vector<at::Tensor> values_of(models::Model& model) {
@@ -262,11 +274,9 @@ std::vector<at::Tensor> values_of(models::Model& model) {
 }
 
 void write_checkpoint(const fs::path& out, const models::Model& model,
-                      const std::vector<at::Tensor>& masters,
-                      const checkpoint::Checkpoint& source) {
-  checkpoint::OutFolder folder = quantize::export_folder(model, masters, source);
-  folder.files = text::companion_files(source);
-  checkpoint::write_folder(out, folder);
+                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
+                      const std::string& format, const std::string& about) {
+  write_as(out, quantize::export_model(model, masters, source), source, format, about);
 }
 
 }  // namespace qad::recipe

@@ -46,11 +46,12 @@ data::RenderOptions render_options_of(const Recipe& recipe);
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer);
 
-// Quantises the checkpoint `source` into the folder `out`, layer by layer: it is never in memory
-// whole. Says on stderr what it does.
+// Quantises the checkpoint `source` into `out`, layer by layer: it is never in memory whole. Says
+// on stderr what it does. `format` and `about` as for write_checkpoint.
 void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       models::Model& model, const quantize::Policy& policy,
-                      const std::vector<models::Tokens>& batches);
+                      const std::vector<models::Tokens>& batches, const std::string& format,
+                      const std::string& about);
 
 // Calibrates on `batches` (none for a weight-only policy) and quantises `model` in place; says what
 // it does on stderr, also which experts calibration did not reach, which it returns.
@@ -66,9 +67,11 @@ double clipped_share(models::Model& model);
 // tensors in their place, so what is taken before it stays unquantised.
 std::vector<at::Tensor> values_of(models::Model& model);
 
-// The quantised model as a folder that serving engines load, with the source's tokenizer and
-// configuration files.
+// The quantised model in a format that serving engines load (checkpoint/formats.h), with the
+// source's tokenizer and configuration files and a model card, of which `about` is Markdown: what
+// was done to it. What the format had to change is said on stderr.
 void write_checkpoint(const fs::path& out, const models::Model& model,
-                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source);
+                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
+                      const std::string& format, const std::string& about);
 
 }  // namespace qad::recipe

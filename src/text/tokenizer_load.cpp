@@ -108,7 +108,7 @@ Tokenizer tokenizer_from_vocab_merges(std::string_view vocab_json, std::string_v
   return tokenizer;
 }
 
-Tokenizer load_tokenizer(const fs::path& folder) {
+Json load_tokenizer_config(const fs::path& folder) {
   // Transformers' order: special_tokens_map.json is older, tokenizer_config.json has the last word.
   Json config = Json::object();
   for (const char* name : {"special_tokens_map.json", "tokenizer_config.json"})
@@ -117,19 +117,23 @@ Tokenizer load_tokenizer(const fs::path& folder) {
       check(file.is_object(), "tokenizer", "{}: expected an object", (folder / name).string());
       config.update(file);
     }
-  Tokenizer tokenizer;
+  return config;
+}
+
+TokenizerSpec load_spec(const fs::path& folder) {
   const fs::path whole = folder / "tokenizer.json", vocab = folder / "vocab.json",
                  merges = folder / "merges.txt";
-  if (fs::exists(whole)) {
-    tokenizer = tokenizer_from_spec(parse_tokenizer_json(MappedFile(whole).text(), whole.string()));
-    apply_config(tokenizer, config);
-  } else {
-    check(fs::exists(vocab) && fs::exists(merges), "tokenizer",
-          "{}: expected tokenizer.json, or vocab.json and merges.txt; found neither",
-          folder.string());
-    tokenizer =
-        tokenizer_from_vocab_merges(MappedFile(vocab).text(), MappedFile(merges).text(), config);
-  }
+  if (fs::exists(whole)) return parse_tokenizer_json(MappedFile(whole).text(), whole.string());
+  check(fs::exists(vocab) && fs::exists(merges), "tokenizer",
+        "{}: expected tokenizer.json, or vocab.json and merges.txt; found neither",
+        folder.string());
+  return spec_of_vocab_merges(MappedFile(vocab).text(), MappedFile(merges).text(),
+                              load_tokenizer_config(folder));
+}
+
+Tokenizer load_tokenizer(const fs::path& folder) {
+  Tokenizer tokenizer = tokenizer_from_spec(load_spec(folder));
+  apply_config(tokenizer, load_tokenizer_config(folder));
   if (fs::exists(folder / "chat_template.jinja"))
     tokenizer.chat_template = read_text(folder / "chat_template.jinja");
   return tokenizer;

@@ -22,6 +22,10 @@ struct TokenizerSpec {
 // Throw Error "[tokenizer] <where>: ...".
 TokenizerSpec parse_tokenizer_json(std::string_view text, std::string_view where);
 TokenizerSpec spec_of(const Json& tokenizer_json);
+// Of an HF folder: tokenizer.json, or vocab.json and merges.txt.
+TokenizerSpec load_spec(const fs::path& folder);
+// tokenizer_config.json over special_tokens_map.json; {} for neither.
+Json load_tokenizer_config(const fs::path& folder);
 // Without what tokenizer_config.json says.
 Tokenizer tokenizer_from_spec(const TokenizerSpec& spec);
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <numeric>
 
+#include "checkpoint/modelopt.h"
 #include "checkpoint/verify.h"
 #include "files.h"
 
@@ -48,10 +49,10 @@ TEST_P(ModelOptExport, IsRead) {
     EXPECT_EQ(w->cols, want["cols"]);
     EXPECT_EQ(bits_of(w->global_scale), want["global_bits"]);
     EXPECT_EQ(w->input_scale ? Json(bits_of(*w->input_scale)) : Json(), want["input_bits"]);
-    EXPECT_EQ(sum(w->codes), want["codes_sum"]);
-    EXPECT_EQ(sum(w->scales), want["scales_sum"]);
-    EXPECT_EQ(Json(row(w->codes, 1, w->cols / 2)), want["codes_row1"]);
-    EXPECT_EQ(Json(row(w->scales, 1, w->cols / 16)), want["scales_row1"]);
+    EXPECT_EQ(sum(w->codes()), want["codes_sum"]);
+    EXPECT_EQ(sum(w->scales()), want["scales_sum"]);
+    EXPECT_EQ(Json(row(w->codes(), 1, w->cols / 2)), want["codes_row1"]);
+    EXPECT_EQ(Json(row(w->scales(), 1, w->cols / 16)), want["scales_row1"]);
   }
   EXPECT_FALSE(find_nvfp4(c, "lm_head").has_value());
   EXPECT_FALSE(find_nvfp4(c, "model.embed_tokens").has_value());
@@ -62,7 +63,8 @@ TEST_P(ModelOptExport, IsRead) {
 
 TEST_P(ModelOptExport, HasTheMetadataThatWeWrite) {
   const bool weight_only = std::string(GetParam()) == "modelopt_w4a16_nvfp4";
-  const QuantConfigs ours = quant_configs({"model.embed_tokens", "lm_head"}, weight_only);
+  const QuantConfigs ours = quant_configs({{"x", weight_only ? "W4A16_NVFP4" : "NVFP4"}},
+                                          {"model.embed_tokens", "lm_head"}, "");
   EXPECT_EQ(ours.hf_quant_config, read_json(golden(GetParam()) / "hf_quant_config.json"));
   Json flat = read_json(golden(GetParam()) / "config.json")["quantization_config"];
   flat["group_size"] = 16;                                                    // our one addition
@@ -83,8 +85,10 @@ TEST_P(ModelOptExport, IsWrittenAgainToTheSameBytes) {
       append_nvfp4(out.tensors, linear, w->rows, w->cols, w->global_scale, w->input_scale,
                    [w = *w, &fills](std::uint8_t* codes, std::uint8_t* scales) {
                      ++fills;
-                     std::memcpy(codes, w.codes.data(), w.codes.size());
-                     std::memcpy(scales, w.scales.data(), w.scales.size());
+                     const std::span<const std::byte> c = w.codes_tensor->raw;
+                     const std::span<const std::byte> s = w.scales_tensor->raw;
+                     std::memcpy(codes, c.data(), c.size());
+                     std::memcpy(scales, s.data(), s.size());
                    });
     } else {
       excluded.push_back(linear);
@@ -93,7 +97,8 @@ TEST_P(ModelOptExport, IsWrittenAgainToTheSameBytes) {
                              }});
     }
   }
-  const auto configs = quant_configs(excluded, std::string(GetParam()) == "modelopt_w4a16_nvfp4");
+  const bool weight_only = std::string(GetParam()) == "modelopt_w4a16_nvfp4";
+  const auto configs = quant_configs({{"x", weight_only ? "W4A16_NVFP4" : "NVFP4"}}, excluded, "");
   out.config["quantization_config"] = configs.quantization_config;
   out.hf_quant_config = configs.hf_quant_config;
   out.max_shard_bytes = 4000;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "checkpoint/gguf.h"
+#include "checkpoint/out_model.h"
 #include "core/error.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -13,9 +14,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto bytes = std::as_bytes(std::span(data, size));
     const auto model = checkpoint::gguf_checkpoint(checkpoint::parse_gguf(bytes, "fuzz.gguf"), {});
     for (const auto& [name, tensor] : model.tensors) {
+      if (tensor.make) {
+        const checkpoint::TensorBytes made(tensor);
+        continue;
+      }
       std::vector<float> values(static_cast<std::size_t>(tensor.elements()));
       checkpoint::read_f32(tensor, values.data());
     }
+    checkpoint::out_model(model, std::nullopt);
   } catch (const Error&) {
   }
   return 0;

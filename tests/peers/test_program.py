@@ -66,7 +66,7 @@ def test_generate_streams_a_story():
     assert len(one.split()) > 10
 
 
-@pytest.mark.parametrize("command", ["inspect", "quantize", "distill", "evaluate", "generate", "logits", "tokenize", "convert", "verify", "bench"])
+@pytest.mark.parametrize("command", ["inspect", "quantize", "distill", "evaluate", "generate", "logits", "tokenize", "convert", "verify", "diff", "bench"])
 def test_every_command_has_help(command):
     assert "--help" in qad(command, "-h")
 

@@ -65,7 +65,12 @@ Map map_of(const char* sizes, const std::string& policy) {
     l->quant = std::make_unique<models::LinearQuant>();
     for (const models::Part& part : l->weight.parts) map.quantized.insert(linear_name(part));
   }
-  for (std::string& name : excluded_modules(m)) map.kept.insert(std::move(name));
+  std::vector<at::Tensor> shapes;
+  for (const models::Parameter* p : models::parameters(m)) shapes.push_back(p->value);
+  checkpoint::Checkpoint source;
+  source.config = Json::object();
+  for (std::string& name : checkpoint::left_alone(export_model(m, shapes, source)))
+    map.kept.insert(std::move(name));
   return map;
 }
 

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "checkpoint/formats.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "checkpoint/safetensors.h"
 #include "core/error.h"
@@ -44,7 +45,20 @@ struct Folder {
   ~Folder() { fs::remove_all(path); }
 };
 
-// The bytes of each tensor that export_folder would write.
+checkpoint::OutFolder export_folder(const models::Model& model,
+                                    const std::vector<at::Tensor>& masters,
+                                    const checkpoint::Checkpoint& source) {
+  std::vector<std::string> changes;
+  return checkpoint::modelopt_folder(export_model(model, masters, source), changes);
+}
+
+checkpoint::OutFolder folder_from(const checkpoint::Checkpoint& source, const models::Model& model,
+                                  nvfp4::GlobalScale rule) {
+  std::vector<std::string> changes;
+  return checkpoint::modelopt_folder(export_from(source, model, rule), changes);
+}
+
+// The bytes of each tensor that would be written.
 std::map<std::string, std::vector<std::byte>> bytes_of(const checkpoint::OutFolder& folder) {
   std::map<std::string, std::vector<std::byte>> out;
   for (const checkpoint::OutTensor& t : folder.tensors) {
@@ -346,7 +360,7 @@ TEST_P(RoundTrip, FromTheDiskIsTheSameBytes) {
   quantize(whole, policy, amax);
   models::Model model = models::open_model(c, {});
   choose_quantised(model, policy, amax);
-  const auto from_disk = export_from(c, model, policy.global);
+  const auto from_disk = folder_from(c, model, policy.global);
   const auto from_memory = export_folder(whole, masters, c);
   EXPECT_EQ(from_disk.config, from_memory.config);
   EXPECT_EQ(from_disk.hf_quant_config, from_memory.hf_quant_config);

@@ -1,0 +1,288 @@
+"""What we write in each format, read by the programs it is for."""
+import json, subprocess
+
+import pytest
+import torch
+from compressed_tensors.entrypoints.convert.converters.modelopt_nvfp4 import ModelOptNvfp4Converter
+from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFReader, get_tensor_name_map
+from gguf.quants import dequantize, quantize
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import ROOT, qad
+
+try:
+    import llama_cpp
+except ImportError:
+    llama_cpp = None
+try:
+    import mlx.core as mlx
+    import mlx_lm
+except ImportError:
+    mlx_lm = None
+
+TEXT = ROOT / "data/tinystories/validation.txt"
+CALIB = ("--calib", TEXT, "--calib-sequences", 8)
+
+
+def assert_close(ours, theirs, tolerance):
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+def logits_of(folder, ids_file, tmp_path):
+    qad("logits", folder, "--tokens", ids_file[0], "-o", tmp_path / "l.safetensors")
+    return load_file(tmp_path / "l.safetensors")["logits"]
+
+
+def add_cache_scales(folder):
+    """An FP8 cache for a ModelOpt folder of ours."""
+    tensors = load_file(folder / "model.safetensors")
+    for layer in range(2):
+        for which in "kv":
+            name = f"model.layers.{layer}.self_attn.{which}_proj.{which}_scale"
+            tensors[name] = torch.tensor(0.01 * (layer + 1))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"]["kv_cache_scheme"] = {"dynamic": False, "num_bits": 8, "type": "float"}
+    (folder / "config.json").write_text(json.dumps(config))
+    nested = json.loads((folder / "hf_quant_config.json").read_text())
+    nested["quantization"]["kv_cache_quant_algo"] = "FP8"
+    (folder / "hf_quant_config.json").write_text(json.dumps(nested))
+
+
+def tensors_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.reshape(-1).view(torch.uint8),
+                                                                     b.reshape(-1).view(torch.uint8))
+
+
+@pytest.fixture
+def dense(tiny):
+    if tiny[1].config.model_type == "nemotron_h":
+        pytest.skip("GGUF and MLX are written of Llama's kin; for hybrids see below")
+    return tiny
+
+
+@torch.no_grad()
+def transformers_logits(folder, ids):
+    """Of Transformers with compressed-tensors: decompressed in BF16 at the first pass, then computed in FP32."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model(ids)
+    torch.nn.Module.float(model)
+    model.model.rotary_emb.__init__(model.config)  # its frequencies were rounded to BF16
+    return model(ids).logits
+
+
+@pytest.mark.parametrize("policy", ["nvfp4", "nvfp4-weight-only", "nvfp4-mlp-only"])
+def test_transformers_loads_compressed_tensors_and_gives_our_logits(dense, policy, ids_file, tmp_path):
+    """Its own code decodes the weights and quantises the inputs by the scales in the file."""
+    folder, _ = dense
+    out = tmp_path / "ct"
+    qad("quantize", folder, "-o", out, "--recipe", policy, "--format", "compressed-tensors", *CALIB)
+    qad("verify", out)
+    ours = logits_of(out, ids_file, tmp_path)
+    theirs = transformers_logits(out, ids_file[1])
+    # As in test_models: a code that falls the other way at a tie moves a logit.
+    error = (ours - theirs).abs() / theirs.abs().max()
+    assert error.max() < 0.05
+    assert (error < 1e-3).float().mean() > 0.99
+    # The inputs are quantised, or not: the same weights without do something else.
+    qad("convert", out, tmp_path / "bf16", "--format", "hf-bf16")
+    plain = logits_of(tmp_path / "bf16", ids_file, tmp_path)
+    assert ((plain - ours).abs().max() > 1e-3 * ours.abs().max()) == (policy != "nvfp4-weight-only")
+
+
+def test_compressed_tensors_are_those_of_its_own_converter(dense, tmp_path):
+    """compressed-tensors' ModelOpt converter makes of our ModelOpt folder the tensors that we write; and back."""
+    folder, _ = dense
+    for rule in ("pow2", "amax"):
+        first, ct, back = (tmp_path / f"{rule}-{name}" for name in ("modelopt", "ct", "back"))
+        qad("quantize", folder, "-o", first, "--global-scale", rule, *CALIB)
+        add_cache_scales(first)
+        qad("verify", first)
+        said = qad("convert", first, ct, "--format", "compressed-tensors")
+        assert "28 scales" in said and (rule == "amax" or "28 exactly, 0 within" in said), said
+        qad("verify", ct)
+        qad("convert", ct, back, "--format", "modelopt")
+        qad("verify", back)
+        kv = QuantizationArgs(num_bits=8, type="float", scale_dtype=torch.float32)
+        theirs = ModelOptNvfp4Converter(targets=["re:.*proj$"], kv_cache_scheme=kv).process(tensors_of(first))
+        ours = tensors_of(ct)
+        renamed = {n.replace("k_proj.k_scale", "k_scale").replace("v_proj.v_scale", "v_scale"): t for n, t in theirs.items()}
+        assert renamed.keys() == ours.keys()
+        for name, tensor in renamed.items():
+            assert same_bits(ours[name], tensor.reshape(ours[name].shape)), name
+        config = QuantizationConfig.model_validate(json.loads((ct / "config.json").read_text())["quantization_config"])
+        assert config.kv_cache_scheme.num_bits == 8 and config.kv_cache_scheme.strategy == "tensor"
+        original, returned = tensors_of(first), tensors_of(back)
+        assert original.keys() == returned.keys()
+        for name, tensor in original.items():
+            if rule == "pow2" or not name.endswith(("weight_scale_2", "input_scale")):
+                assert same_bits(tensor, returned[name]), name
+            else:
+                torch.testing.assert_close(returned[name], tensor, rtol=2 ** -23, atol=0)
+        for name in ("config.json", "hf_quant_config.json"):
+            a, b = (json.loads((f / name).read_text()) for f in (first, back))
+            assert (a == b) if name == "hf_quant_config.json" else (
+                a["quantization_config"].keys() == b["quantization_config"].keys())
+
+
+def gguf_values(path):
+    """Every weight of a GGUF in FP32 as gguf-py decodes it, times its .scale, and the file's fields."""
+    reader = GGUFReader(path)
+    tensors = {t.name: t for t in reader.tensors}
+    values = {}
+    for name, t in tensors.items():
+        if name.endswith((".weight", ".bias")):
+            value = torch.from_numpy(dequantize(t.data, t.tensor_type).copy()).reshape(tuple(int(n) for n in t.shape[::-1]))
+            scale = tensors.get(name.removesuffix(".weight") + ".scale")
+            values[name] = value if scale is None else value * float(scale.data[0])
+    return values, tensors, {k: f.contents() for k, f in reader.fields.items()}
+
+
+def as_gguf(folder):
+    """A folder's values under the names and in the order that gguf-py's own tables and llama.cpp's converter give."""
+    config = json.loads((folder / "config.json").read_text())
+    arch = {"llama": MODEL_ARCH.LLAMA, "qwen2": MODEL_ARCH.QWEN2, "qwen3": MODEL_ARCH.QWEN3}[config["model_type"]]
+    names, values = get_tensor_name_map(arch, 2), {}
+    for name, tensor in tensors_of(folder).items():
+        tensor = tensor.float()
+        if arch == MODEL_ARCH.LLAMA and ("q_proj" in name or "k_proj" in name):  # each head's halves interleaved
+            heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+            tensor = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+        stem, _, suffix = name.rpartition(".")
+        values[f"{names.get_name(stem)}.{suffix}"] = tensor
+    return values
+
+
+@pytest.mark.parametrize("policy", ["nvfp4", "nvfp4-weight-only"])
+def test_gguf_has_our_values_for_gguf_py(dense, policy, ids_file, tmp_path):
+    folder, _ = dense
+    first, bf16, out, back = tmp_path / "modelopt", tmp_path / "bf16", tmp_path / "m.gguf", tmp_path / "back"
+    qad("quantize", folder, "-o", first, "--recipe", policy, *CALIB)
+    qad("convert", first, bf16, "--format", "hf-bf16")
+    qad("convert", first, out, "--format", "gguf")
+    qad("verify", out)
+    values, tensors, fields = gguf_values(out)
+    expected = as_gguf(bf16)
+    assert set(values) - {"rope_freqs.weight"} == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(values[name], tensor), name
+    types = {name: t.tensor_type.name for name, t in tensors.items()}
+    # 112 columns are no multiple of 64: down_proj is BF16.
+    assert sorted(n for n in types if types[n] == "NVFP4") == sorted(
+        f"blk.{i}.{part}.weight" for i in range(2) for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"))
+    assert types["token_embd.weight"] == types["blk.0.ffn_down.weight"] == "BF16"
+    assert ("blk.0.attn_q.input_scale" in types) == (policy == "nvfp4")
+    assert fields["general.file_type"] == 39 and fields["general.quantization_version"] == 2
+    # And back: the same codes and scales, but for down_proj.
+    qad("convert", out, back, "--format", "modelopt")
+    original, returned = tensors_of(first), tensors_of(back)
+    for name, tensor in original.items():
+        if ".down_proj." not in name and not (name == "lm_head.weight" and name not in returned):
+            assert same_bits(returned[name], tensor) or (tensor.ndim == 1 and torch.equal(returned[name], tensor.float())), name
+    assert torch.equal(returned["model.layers.0.mlp.down_proj.weight"], tensors_of(bf16)["model.layers.0.mlp.down_proj.weight"])
+
+
+def test_other_ggufs_have_our_values_and_tokens_and_are_rounded_like_ggml(dense, tmp_path):
+    folder, _ = dense
+    qad("convert", folder, tmp_path / "gguf/m.gguf", "--format", "gguf", ok=False)  # no such folder
+    (tmp_path / "gguf").mkdir()
+    qad("convert", folder, tmp_path / "gguf/bf16.gguf", "--format", "gguf")
+    values, _, fields = gguf_values(tmp_path / "gguf/bf16.gguf")
+    assert fields["general.file_type"] == 32
+    for name, tensor in as_gguf(folder).items():
+        assert torch.equal(values[name], tensor), name
+    if fields["general.architecture"] == "llama":  # of the others it expects their own tokenizers
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "gguf", gguf_file="bf16.gguf")
+        text = TEXT.read_text()[:2000]
+        assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    qad("convert", folder, tmp_path / "q8.gguf", "--format", "gguf-q8_0")
+    _, tensors, fields = gguf_values(tmp_path / "q8.gguf")
+    assert fields["general.file_type"] == 7
+    checked = 0
+    for name, tensor in as_gguf(folder).items():
+        if tensor.ndim == 2 and tensor.shape[1] % 32 == 0:
+            theirs = quantize(tensor.numpy(), GGMLQuantizationType.Q8_0)
+            assert (tensors[name].data == theirs).all(), name
+            checked += 1
+    assert checked >= 13
+
+
+def perplexity_of_llama_cpp(path, documents):
+    import numpy as np
+    model = llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
+    total = count = 0
+    for ids in documents:
+        model.reset()
+        model.eval(ids)
+        logits = torch.from_numpy(np.array(model.scores[:len(ids) - 1]))
+        total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
+        count += len(ids) - 1
+    return total / count, count
+
+
+@pytest.mark.skipif(llama_cpp is None, reason="pip install llama-cpp-python==0.3.36: it compiles for minutes")
+@pytest.mark.parametrize("format, tolerance", [("gguf", 0.01), ("gguf-bf16", 1e-3), ("gguf-q8_0", 0.01)])
+def test_llama_cpp_has_our_cross_entropy(format, tolerance, tokenizer_files, tmp_path):
+    """It rounds the inputs of NVFP4 and Q8_0 products to 8 bits: hence the tolerances, in nats of about 1.6."""
+    out = tmp_path / "nvfp4"
+    qad("quantize", tokenizer_files, "-o", out, "--recipe", "nvfp4-weight-only")
+    qad("convert", out, tmp_path / "m.gguf", "--format", format)
+    text = "<|endoftext|>".join(TEXT.read_text().split("<|endoftext|>")[:12])
+    (tmp_path / "t.txt").write_text(text)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_files)
+    documents = [tokenizer(s.strip())["input_ids"][:257] for s in text.split("<|endoftext|>") if s.strip()]
+    theirs, count = perplexity_of_llama_cpp(tmp_path / "m.gguf", documents)
+    (tmp_path / "ids.jsonl").write_text("".join(json.dumps({"input_ids": d}) + "\n" for d in documents))
+    ours = json.loads(qad("evaluate", out, "--data", tmp_path / "ids.jsonl", "--seq-len", 256, "--json"))
+    assert ours["tokens"] == count
+    assert abs(ours["ce"] - theirs) < tolerance, (ours["ce"], theirs)
+    # Its tokens are ours too.
+    model = llama_cpp.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
+    assert model.tokenize(text[:1000].encode(), add_bos=True) == tokenizer(text[:1000])["input_ids"]
+
+
+@pytest.mark.skipif(mlx_lm is None, reason="pip install mlx[cpu] mlx-lm")
+@torch.no_grad()
+def test_mlx_lm_has_our_logits(dense, ids_file, tmp_path):
+    folder, _ = dense
+    qad("quantize", folder, "-o", tmp_path / "q", "--recipe", "nvfp4-weight-only")
+    said = qad("convert", tmp_path / "q", tmp_path / "mlx", "--format", "mlx")
+    assert "10 NVFP4 weights keep" in said and "4 norms" in said and "4 quantised weights are BF16" in said
+    ours = logits_of(tmp_path / "q", ids_file, tmp_path)
+    assert torch.equal(logits_of(tmp_path / "mlx", ids_file, tmp_path), ours)
+    model, _ = mlx_lm.utils.load_model(tmp_path / "mlx")
+    model.set_dtype(mlx.float32)
+    theirs = torch.tensor(model(mlx.array(ids_file[1].tolist())).tolist())
+    assert_close(theirs, ours, 5e-3)
+
+
+def test_the_table_of_the_documentation_is_true():
+    done = subprocess.run([ROOT / "scripts/formats-table", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hybrids_keep_their_bits_in_hf_folders_and_are_refused_elsewhere(tiny, tmp_path):
+    folder, model = tiny
+    if model.config.model_type != "nemotron_h":
+        pytest.skip("dense models: above")
+    first, ct, back = tmp_path / "modelopt", tmp_path / "ct", tmp_path / "back"
+    qad("quantize", folder, "-o", first, *CALIB)
+    qad("convert", first, ct, "--format", "compressed-tensors")
+    qad("verify", ct, "--for", "vllm")
+    qad("convert", ct, back)
+    original, returned = tensors_of(first), tensors_of(back)
+    assert original.keys() == returned.keys() and all(same_bits(t, returned[n]) for n, t in original.items())
+    assert any(n.endswith("mixer.in_proj.weight_scale") for n in original)
+    qad("convert", first, tmp_path / "bf16", "--format", "hf-bf16")
+    for name, tensor in tensors_of(tmp_path / "bf16").items():
+        assert tensor.dtype == (original[name].dtype if original[name].dtype != torch.uint8 else torch.bfloat16), name
+    assert 'model_type "nemotron_h": GGUF is written of' in qad("convert", first, tmp_path / "g", "--format", "gguf", ok=False)
+    assert "MLX has no global scales" in qad("convert", first, tmp_path / "x", "--format", "mlx", ok=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "bf16", "ct", "modelopt"]
