@@ -92,6 +92,11 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
   out["model"] = hex(fingerprint(weights));
   if (teacher != nullptr) out["teacher"] = hex(fingerprint(*teacher));
   out["quantize.global_scale"] = rule == nvfp4::GlobalScale::amax ? "amax" : "pow2";
+  for (const models::Layer& layer : student.layers)
+    if (layer.attention && layer.attention->kv_scales) {
+      out["quantize " + key_scale_name(layer)] = layer.attention->kv_scales->key;
+      out["quantize " + value_scale_name(layer)] = layer.attention->kv_scales->value;
+    }
   for (const models::Linear* l : models::linears(student)) {
     Json& quant = out["quantize " + linear_name(l->weight.parts.front())];
     quant = "no";
@@ -126,6 +131,10 @@ std::uint64_t fingerprint(const models::Model& model) {
   std::vector<float> scales;
   for (const models::Linear* l : models::linears(model))
     if (l->quant) scales.push_back(l->quant->input_global.value_or(0));
+  for (const models::Layer& layer : model.layers)
+    if (layer.attention && layer.attention->kv_scales)
+      scales.insert(scales.end(),
+                    {layer.attention->kv_scales->key, layer.attention->kv_scales->value});
   if (!scales.empty()) tensors.push_back(at::tensor(scales));
   return fingerprint(tensors);
 }

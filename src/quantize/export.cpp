@@ -64,10 +64,16 @@ Json exported_config(const Json& source) {
 }
 
 // Everything but its weights.
-checkpoint::OutModel model_of(const checkpoint::Checkpoint& source) {
+checkpoint::OutModel model_of(const checkpoint::Checkpoint& source, const models::Model& model) {
   checkpoint::OutModel out;
   out.config = exported_config(source.config);
   out.generation_config = source.generation_config;
+  for (const models::Layer& layer : model.layers) {
+    if (!layer.attention || !layer.attention->kv_scales) continue;
+    out.kv_cache_algo = "FP8";
+    out.kv_scales[key_scale_name(layer)] = layer.attention->kv_scales->key;
+    out.kv_scales[value_scale_name(layer)] = layer.attention->kv_scales->value;
+  }
   return out;
 }
 
@@ -90,7 +96,7 @@ checkpoint::OutModel export_model(const models::Model& model,
   check(masters.size() == parameters.size(), kOperation, "expected {} masters, found {}",
         parameters.size(), masters.size());
   const auto quant_of = quants_of(model);
-  checkpoint::OutModel out = model_of(source);
+  checkpoint::OutModel out = model_of(source, model);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     check(masters[i].sizes() == p.value.sizes(), kOperation, "{}: expected a master of {} rows",
@@ -245,7 +251,7 @@ checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const mod
                                  nvfp4::GlobalScale rule) {
   const auto parameters = models::parameters(model);
   const auto quant_of = quants_of(model);
-  checkpoint::OutModel out = model_of(source);
+  checkpoint::OutModel out = model_of(source, model);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     const auto found = quant_of.find(&p);

@@ -25,12 +25,15 @@ struct Policy {
   nvfp4::BlockScale weights = nvfp4::BlockScale::max;
   nvfp4::BlockScale inputs = nvfp4::BlockScale::max;
   double input_headroom = 1;  // input scales are for this multiple of the calibrated amax
+  bool fp8_cache = false;     // keys and values rounded to E4M3, as an FP8 cache holds them
+
+  bool needs_calibration() const { return activations || fp8_cache; }
 };
 
 // By name: nvfp4 (all but lm_head), nvfp4-weight-only, nvfp4-mlp-only, and what NVIDIA kept in BF16
 // in the checkpoint of that name: nvfp4-nano-9b-v2 (attention, the first and last two layers) and
-// nvfp4-nano-30b-a3b (attention and the Mamba layer before each; arXiv 2601.20088). Throws Error
-// naming the presets.
+// nvfp4-nano-30b-a3b (attention and the Mamba layer before each; keys and values in FP8; arXiv
+// 2601.20088). Throws Error naming the presets.
 std::vector<std::string> presets();
 Policy preset(const std::string& name);
 

@@ -85,6 +85,30 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
   }
 }
 
+void quantize_cache(models::Model& model, nvfp4::GlobalScale rule,
+                    const std::vector<CacheMaxima>& maxima) {
+  check(maxima.size() == model.layers.size(), "quantize",
+        "keys and values: expected the maxima of {} layers, found {}; calibrate first",
+        model.layers.size(), maxima.size());
+  const auto scale = [&](float amax, const std::string& name) {
+    check(std::isfinite(amax), "quantize", "{}: expected finite keys and values, found {}", name,
+          amax);
+    if (amax == 0) return 1.0f;
+    // A denormal scale would lose bits of its own, and readers expect a normal number.
+    const float exact = std::max(amax / nvfp4::kE4M3Max, 0x1p-99f);
+    if (rule == nvfp4::GlobalScale::amax) return exact;
+    int exponent = 0;
+    const bool power = std::frexp(exact, &exponent) == 0.5f;
+    return std::ldexp(1.0f, power ? exponent - 1 : exponent);
+  };
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    models::Layer& layer = model.layers[i];
+    if (layer.attention)
+      layer.attention->kv_scales = {scale(maxima[i].key, key_scale_name(layer)),
+                                    scale(maxima[i].value, value_scale_name(layer))};
+  }
+}
+
 std::vector<LayerError> weight_errors(const models::Model& quantized,
                                       const std::vector<at::Tensor>& originals) {
   const auto all = models::parameters(quantized);

@@ -14,17 +14,24 @@
 
 namespace qad::quantize {
 
+// Largest magnitudes of the keys (rotated) and values of a layer; 0 where it has no attention.
+struct CacheMaxima {
+  float key = 0, value = 0;
+};
+
 // Largest magnitude of each linear's input over calibration batches, in the order of
-// models::linears().
+// models::linears(). `cache`, if given, becomes that of each layer's keys and values.
 std::vector<float> calibrate(const models::Model& model, const std::vector<models::Tokens>& batches,
-                             const std::function<void(std::size_t done)>& progress = {});
+                             const std::function<void(std::size_t done)>& progress = {},
+                             std::vector<CacheMaxima>* cache = nullptr);
 
 // The same of a model on disk, of which one layer at a time is in memory: `model` is
 // models::open_model's. The batches' residual streams, 4 hidden bytes a token on a CPU, go from
 // layer to layer. `progress`: of the layers.
 std::vector<float> calibrate(const checkpoint::Checkpoint& source, models::Model& model,
                              const std::vector<models::Tokens>& batches,
-                             const std::function<void(std::size_t done)>& progress = {});
+                             const std::function<void(std::size_t done)>& progress = {},
+                             std::vector<CacheMaxima>* cache = nullptr);
 
 // Experts to which calibration sent nothing, or only zeros: which, of how many.
 struct UnreachedExperts {
@@ -48,6 +55,13 @@ void choose_quantised(models::Model& model, const Policy& policy,
 // what is shipped: fake-quantised where quantised, rounded to BF16 elsewhere. `value`s must hold
 // the unquantised weights.
 void quantize(models::Model& model, const Policy& policy, const std::vector<float>& input_amax);
+
+// From here on the model attends to keys and values as an FP8 cache gives them back. A scale is
+// amax / 448, as ModelOpt's, or by GlobalScale::pow2 the power of two at or above it: that costs a
+// floating-point format nothing, and code * scale is exact in BF16. Throws Error for maxima that
+// are not those of this model, or not finite.
+void quantize_cache(models::Model& model, nvfp4::GlobalScale rule,
+                    const std::vector<CacheMaxima>& maxima);
 
 // What the forward pass reads, from an FP32 master: nvfp4 fake quantisation of bf16(master) under
 // the linear's scales (weight_global is raised, never lowered, when a weight outgrew it), or

@@ -39,9 +39,10 @@ void validate(const Recipe& r) {
   require(r.data.synthesize_tokens == 0 || is_data_free(r), "data.synthesize_tokens",
           "is for runs without data.train");
   require(!r.data.train.empty() || is_data_free(r) || !r.calibration.data.empty() ||
-              r.quantize.policy == "nvfp4-weight-only",
+              (r.quantize.policy == "nvfp4-weight-only" && r.quantize.kv_cache != "fp8"),
           "calibration.data",
-          "is missing: input scales need data (or quantize.policy: nvfp4-weight-only)");
+          "is missing: scales of inputs, keys and values need data (or quantize.policy: "
+          "nvfp4-weight-only)");
   require(r.train.seq_len > 1, "train.seq_len", "must be at least 2");
   require(r.train.batch_sequences > 0, "train.batch_sequences", "must be at least 1");
   require(r.train.micro_sequences == 0 || r.train.batch_sequences % r.train.micro_sequences == 0,

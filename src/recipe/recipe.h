@@ -52,6 +52,7 @@ struct Recipe {
     std::int64_t keep_first = 0, keep_last = 0;
     std::string global_scale = "pow2", weight_scales = "max", input_scales = "max";
     double input_headroom = 1;
+    std::string kv_cache = "preset";
   } quantize;
 
   struct {
@@ -126,6 +127,9 @@ void for_each_key(R& r, F&& f) {
     "the same for activations; serving kernels use max");
   f("quantize.input_headroom", r.quantize.input_headroom, "",
     "input scales are made for this multiple of the calibrated maximum");
+  f("quantize.kv_cache", r.quantize.kv_cache, "preset|none|fp8",
+    "keys and values rounded to E4M3, with calibrated scales, as engines with an FP8 cache hold "
+    "them; preset: as the policy's checkpoint has it (nvfp4-nano-30b-a3b: fp8, others: none)");
 
   f("calibration.data", r.calibration.data, "",
     "file to calibrate input scales on; empty: the first training file");

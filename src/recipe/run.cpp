@@ -98,6 +98,7 @@ void describe(Outcome& outcome, const models::Model& student, const quantize::Po
        human_count(static_cast<double>(outcome.parameters)),
        human_bytes(static_cast<double>(outcome.bytes_before)));
   note("{}", quantize::coverage_table(outcome.coverage));
+  if (policy.fp8_cache) note("cache       keys and values in FP8 (E4M3)");
 }
 
 std::int64_t tokens_of(const std::vector<data::Source>& sources) {

@@ -108,6 +108,7 @@ quantize::Policy policy_of(const Recipe& recipe) {
   policy.weights = block_scale_of(q.weight_scales);
   policy.inputs = block_scale_of(q.input_scales);
   policy.input_headroom = q.input_headroom;
+  if (q.kv_cache != "preset") policy.fp8_cache = q.kv_cache == "fp8";
   return policy;
 }
 
@@ -161,12 +162,12 @@ data::RenderOptions render_options_of(const Recipe& recipe) {
 
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer) {
-  if (!policy_of(recipe).activations) return {};
+  if (!policy_of(recipe).needs_calibration()) return {};
   const auto& c = recipe.calibration;
   check(
       !c.data.empty() || !recipe.data.train.empty(), "calibrate",
-      "input scales need data: give calibration.data (qad quantize: --calib), or choose the policy "
-      "nvfp4-weight-only");
+      "scales of inputs, keys and values need data: give calibration.data (qad quantize: --calib), "
+      "or choose the policy nvfp4-weight-only");
   data::RenderOptions options = render_options_of(recipe);
   options.max_documents = c.sequences;
   const std::string file = c.data.empty() ? recipe.data.train.front().file : c.data;
@@ -211,17 +212,22 @@ std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
     models::Model& model, const quantize::Policy& policy,
     const std::vector<models::Tokens>& batches) {
   std::vector<float> input_amax;
+  std::vector<quantize::CacheMaxima> cache;
   std::vector<quantize::UnreachedExperts> unreached;
-  if (policy.activations) {
-    check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
+  if (policy.needs_calibration()) {
+    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
     Progress progress("calibrate ");
-    input_amax = quantize::calibrate(model, batches, [&](std::size_t done) {
-      progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
-    });
-    unreached = lend_maxima(model, input_amax);
+    input_amax = quantize::calibrate(
+        model, batches,
+        [&](std::size_t done) {
+          progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
+        },
+        &cache);
+    if (policy.activations) unreached = lend_maxima(model, input_amax);
   }
   quantize::quantize(model, policy, input_amax);
-  if (batches.empty()) return unreached;
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+  if (!policy.activations) return unreached;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
@@ -247,16 +253,21 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       const std::vector<models::Tokens>& batches, const std::string& format,
                       const std::string& about) {
   std::vector<float> input_amax;
-  if (policy.activations) {
-    check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
+  std::vector<quantize::CacheMaxima> cache;
+  if (policy.needs_calibration()) {
+    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
     Progress progress("calibrate ");
     const std::size_t layers = model.layers.size();
-    input_amax = quantize::calibrate(source, model, batches, [&](std::size_t done) {
-      progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
-    });
-    lend_maxima(model, input_amax);
+    input_amax = quantize::calibrate(
+        source, model, batches,
+        [&](std::size_t done) {
+          progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
+        },
+        &cache);
+    if (policy.activations) lend_maxima(model, input_amax);
   }
   quantize::choose_quantised(model, policy, input_amax);
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
   Progress progress("quantise  ");
   checkpoint::OutModel m = quantize::export_from(source, model, policy.global);
   m.progress = [&](std::int64_t done, std::int64_t all) {

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 
 #include "core/error.h"
+#include "recipe/steps.h"
 
 namespace qad::recipe {
 namespace {
@@ -46,6 +47,22 @@ samples: {prompts: [hi, ""]}
   EXPECT_EQ(r.train.steps, 7);
   EXPECT_EQ(r.train.learning_rate, 2.5e-6);
   EXPECT_EQ(r.samples.prompts, (std::vector<std::string>{"hi", ""}));
+}
+
+TEST(Recipe, TheCacheIsThePresetsUnlessSaid) {
+  const auto policy = [](const std::string& preset, const std::string& word) {
+    Recipe r;
+    r.quantize.policy = preset;
+    if (!word.empty()) set_key(r, "quantize.kv_cache", word, "test");
+    return policy_of(r);
+  };
+  EXPECT_FALSE(policy("nvfp4", "").fp8_cache);
+  EXPECT_TRUE(policy("nvfp4", "fp8").fp8_cache);
+  EXPECT_TRUE(policy("nvfp4-nano-30b-a3b", "").fp8_cache);
+  EXPECT_FALSE(policy("nvfp4-nano-30b-a3b", "none").fp8_cache);
+  EXPECT_FALSE(policy("nvfp4-nano-9b-v2", "").fp8_cache);
+  EXPECT_TRUE(policy("nvfp4-weight-only", "fp8").needs_calibration());
+  EXPECT_FALSE(policy("nvfp4-weight-only", "").needs_calibration());
 }
 
 TEST(Recipe, PrintedRecipeReadsBackTheSame) {
