@@ -17,15 +17,26 @@ struct Rule {
   std::string why;  // said in the coverage table
 };
 
+// nearest: each weight alone. gptq: what rounding a column does to the linear's result is made good
+// by the columns after it (by_hessians.h).
+enum class Rounding { nearest, gptq };
+
 struct Policy {
   std::vector<Rule> rules;            // start: every linear but lm_head is quantised
   int keep_first = 0, keep_last = 0;  // layers left in BF16
   bool activations = true;            // false: weight-only (W4A16)
   nvfp4::GlobalScale global = nvfp4::GlobalScale::pow2;
   nvfp4::BlockScale weights = nvfp4::BlockScale::max;
+  bool hessian_scales = false;  // instead: by local Hessians, under weights' global scales
+  Rounding rounding = Rounding::nearest;
   nvfp4::BlockScale inputs = nvfp4::BlockScale::max;
   double input_headroom = 1;  // input scales are for this multiple of the calibrated amax
 };
+
+// Whether weights are rounded by what calibration says of their inputs.
+inline bool by_hessians(const Policy& policy) {
+  return policy.hessian_scales || policy.rounding == Rounding::gptq;
+}
 
 // By name: nvfp4 (all but lm_head), nvfp4-weight-only, nvfp4-mlp-only, and what NVIDIA kept in BF16
 // in the checkpoint of that name: nvfp4-nano-9b-v2 (attention, the first and last two layers) and

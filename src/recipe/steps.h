@@ -42,7 +42,7 @@ data::RenderOptions render_options_of(const Recipe& recipe);
 
 // What a recipe calibrates on: the first calibration.sequences documents of calibration.data (or of
 // the first training file), each cut to calibration.seq_len tokens (or train.seq_len), a few a
-// batch. Empty for a weight-only policy.
+// batch. Empty for a policy that needs no data.
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer);
 
@@ -53,11 +53,14 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       const std::vector<models::Tokens>& batches, const std::string& format,
                       const std::string& about);
 
-// Calibrates on `batches` (none for a weight-only policy) and quantises `model` in place; says what
-// it does on stderr, also which experts calibration did not reach, which it returns.
-std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
-    models::Model& model, const quantize::Policy& policy,
-    const std::vector<models::Tokens>& batches);
+// Calibrates on `batches` (none for a policy that needs no data) and quantises `model` in place;
+// says what it does on stderr, also which experts calibration did not reach.
+struct Quantised {
+  std::vector<at::Tensor> masters;  // in the order of models::parameters()
+  std::vector<quantize::UnreachedExperts> unreached;
+};
+Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                                 const std::vector<models::Tokens>& batches);
 
 // The share of quantised activations beyond their scale since the last call, which starts the count
 // anew.
