@@ -31,6 +31,7 @@ void validate(const Recipe& r) {
   const auto require = [](bool ok, const char* key, const char* what) {
     check(ok, "recipe", "{}: {}", key, what);
   };
+  const bool by_hessians = r.quantize.weight_scales == "hessian" || r.quantize.rounding == "gptq";
   require(!r.model.empty(), "model", "is missing: name the checkpoint to distil");
   require(!r.output.empty(), "output", "is empty");
   require(!r.data.test.empty() || is_data_free(r), "data.test",
@@ -39,10 +40,13 @@ void validate(const Recipe& r) {
   require(r.data.synthesize_tokens == 0 || is_data_free(r), "data.synthesize_tokens",
           "is for runs without data.train");
   require(!r.data.train.empty() || is_data_free(r) || !r.calibration.data.empty() ||
-              (r.quantize.policy == "nvfp4-weight-only" && r.quantize.kv_cache != "fp8"),
+              (r.quantize.policy == "nvfp4-weight-only" && r.quantize.kv_cache != "fp8" &&
+               !by_hessians),
           "calibration.data",
-          "is missing: scales of inputs, keys and values need data (or quantize.policy: "
-          "nvfp4-weight-only)");
+          "is missing: scales of inputs, keys and values, and Hessians need data (or "
+          "quantize.policy: nvfp4-weight-only)");
+  require(r.device == "cpu" || !by_hessians, "quantize.weight_scales, quantize.rounding",
+          "hessian and gptq are for device: cpu so far");
   require(r.train.seq_len > 1, "train.seq_len", "must be at least 2");
   require(r.train.batch_sequences > 0, "train.batch_sequences", "must be at least 1");
   require(r.train.micro_sequences == 0 || r.train.batch_sequences % r.train.micro_sequences == 0,
@@ -61,6 +65,10 @@ void validate(const Recipe& r) {
           "bf16 is for device: cuda");
   require(r.device != "cpu" || r.train.logits == "fp32", "train.logits",
           "bf16 is for device: cuda");
+  require(r.device == "cpu" || !r.train.learn_scales, "train.learn_scales",
+          "is for device: cpu so far");
+  require(r.method != "ptq" || !r.train.learn_scales, "train.learn_scales",
+          "is for training; method: ptq has none");
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");
   require(r.quantize.input_headroom >= 1, "quantize.input_headroom",
           "must be at least 1 (clipping is ruinous)");

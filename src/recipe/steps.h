@@ -54,11 +54,13 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       const std::string& about);
 
 // Calibrates on `batches` (none for a policy without anything to calibrate) and quantises `model`
-// in place; says what it does on stderr, also which experts calibration did not reach, which it
-// returns.
-std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
-    models::Model& model, const quantize::Policy& policy,
-    const std::vector<models::Tokens>& batches);
+// in place; says what it does on stderr, also which experts calibration did not reach.
+struct Quantised {
+  std::vector<at::Tensor> masters;  // in the order of models::parameters()
+  std::vector<quantize::UnreachedExperts> unreached;
+};
+Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                                 const std::vector<models::Tokens>& batches);
 
 // The share of quantised activations beyond their scale since the last call, which starts the count
 // anew.
