@@ -52,6 +52,8 @@ struct Recipe {
     std::int64_t keep_first = 0, keep_last = 0;
     std::string global_scale = "pow2", weight_scales = "max", input_scales = "max";
     double input_headroom = 1;
+    std::vector<std::string> transform;
+    double smoothing = 0.5;
   } quantize;
 
   struct {
@@ -126,6 +128,11 @@ void for_each_key(R& r, F&& f) {
     "the same for activations; serving kernels use max");
   f("quantize.input_headroom", r.quantize.input_headroom, "",
     "input scales are made for this multiple of the calibrated maximum");
+  f("quantize.transform", r.quantize.transform, "",
+    "awq, smoothquant or hadamard, or several in their order: changes of the weights that leave "
+    "the model's function as it is, before it is quantised; on a CPU");
+  f("quantize.smoothing", r.quantize.smoothing, "",
+    "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
 
   f("calibration.data", r.calibration.data, "",
     "file to calibrate input scales on; empty: the first training file");
@@ -220,6 +227,8 @@ void set_key(Recipe& recipe, const std::string& key, const std::string& value,
 void set_assignment(Recipe& recipe, const std::string& assignment);
 // Whether the teacher writes what is learned from.
 bool is_data_free(const Recipe& recipe);
+// Whether anything before training reads data.
+bool needs_calibration(const Recipe& recipe);
 // What is missing or contradictory before anything is loaded: one Error naming the key.
 void validate(const Recipe& recipe);
 

@@ -105,6 +105,8 @@ report::Run report_of(const Outcome& o) {
   for (const auto& [key, v] : recipe.items())
     run.recipe.emplace_back(key, v.is_string() ? v.get<std::string>() : v.dump());
   for (const Sample& s : o.samples) run.samples.push_back({s.label, s.text});
+  for (const std::string& done : o.transforms)
+    run.notes.push_back("Before quantising: " + done + ".");
   run.notes.push_back(
       fmt::format("{:.2g} % of the quantised activations were clipped.", 100 * o.clipped_share));
   if (!o.unreached.empty())
@@ -150,6 +152,7 @@ std::string about(const Outcome& o) {
     text += fmt::format("Training data: {}.\n",
                         files.empty() ? "texts that the teacher wrote itself" : files);
   const report::Run run = report_of(o);
+  for (const std::string& done : o.transforms) text += "Before quantising: " + done + ".\n";
   text += fmt::format("\nOn {} held-out documents, {} tokens:\n\n```\n{}```\n", o.teacher.documents,
                       o.teacher.tokens, report::metrics_table(run));
   if (!run.benchmarks.rows.empty())

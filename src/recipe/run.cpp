@@ -84,6 +84,13 @@ class OutputFolder {
   fs::path path_;
 };
 
+void note_untied(bool untied) {
+  if (untied)
+    note(
+        "hadamard    the head, which was the embedding, has weights of its own: the final norm's "
+        "go into them; tie_word_embeddings becomes false");
+}
+
 // What the model is and what will become of it, on stderr and in the outcome.
 void describe(Outcome& outcome, const models::Model& student, const quantize::Policy& policy) {
   const Recipe& recipe = outcome.recipe;
@@ -276,6 +283,7 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
         teacher_path);
   check_same_vocabulary("distill", teacher, student);
   const quantize::Policy policy = policy_of(recipe);
+  note_untied(untie_head_for(recipe, student.model));
   describe(outcome, student.model, policy);
 
   if (!recipe.evaluate.tasks.empty()) check_benchmarks(benchmark_job(recipe));
@@ -296,9 +304,10 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
   if (!add_benchmarks(outcome, "BF16", teacher.model, student.tokenizer)) return outcome;
 
+  const auto calibration = calibration_batches(with_data, student.tokenizer);
+  outcome.transforms = transform(student.model, recipe, policy, calibration);
   std::vector<at::Tensor> originals = values_of(student.model);
-  outcome.unreached = calibrate_and_quantize(student.model, policy,
-                                             calibration_batches(with_data, student.tokenizer));
+  outcome.unreached = calibrate_and_quantize(student.model, policy, calibration);
   outcome.layer_errors = quantize::weight_errors(student.model, originals);
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);
@@ -330,6 +339,7 @@ void plan(const Recipe& recipe) {
   models::Model student = models::build(config_of(recipe.model));
   const models::ModelConfig teacher =
       recipe.teacher.empty() ? student.config : config_of(recipe.teacher);
+  note_untied(untie_head_for(recipe, student));
   describe(outcome, student, policy_of(recipe));
   // Only a cache of the teacher grows with the data.
   const std::int64_t epoch_tokens =

@@ -36,6 +36,7 @@ struct Outcome {
   std::optional<evaluate::Metrics> student;  // absent with method: ptq
   std::vector<quantize::CoverageRow> coverage;
   std::vector<quantize::LayerError> layer_errors;
+  std::vector<std::string> transforms;  // what quantize.transform did, a sentence each
   std::vector<quantize::UnreachedExperts> unreached;  // by calibration
   std::vector<distill::StepInfo> steps;
   distill::TrainResult training;

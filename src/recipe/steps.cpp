@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "checkpoint/formats.h"
 #include "core/console.h"
 #include "core/error.h"
 #include "quantize/quantize.h"
+#include "quantize/transform.h"
 #include "text/gguf_tokenizer.h"
 #include "text/model_files.h"
 
@@ -161,12 +163,11 @@ data::RenderOptions render_options_of(const Recipe& recipe) {
 
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer) {
-  if (!policy_of(recipe).activations) return {};
+  if (!needs_calibration(recipe)) return {};
   const auto& c = recipe.calibration;
-  check(
-      !c.data.empty() || !recipe.data.train.empty(), "calibrate",
-      "input scales need data: give calibration.data (qad quantize: --calib), or choose the policy "
-      "nvfp4-weight-only");
+  check(!c.data.empty() || !recipe.data.train.empty(), "calibrate",
+        "input scales and scalings need data: give calibration.data (qad quantize: --calib), or "
+        "choose the policy nvfp4-weight-only");
   data::RenderOptions options = render_options_of(recipe);
   options.max_documents = c.sequences;
   const std::string file = c.data.empty() ? recipe.data.train.front().file : c.data;
@@ -205,7 +206,59 @@ std::vector<quantize::UnreachedExperts> lend_maxima(const models::Model& model,
   return unreached;
 }
 
+std::string scale_channels(models::Model& model, const Recipe& recipe,
+                           const quantize::Policy& policy, const std::string& word,
+                           const std::vector<models::Tokens>& batches) {
+  Progress progress(fmt::format("{:<10}", word));
+  const auto rule = word == "awq" ? quantize::ScaleRule::awq : quantize::ScaleRule::smoothquant;
+  const auto sites = quantize::scale_channels(
+      model, policy, rule, recipe.quantize.smoothing, batches, [&](std::size_t done) {
+        progress.show(fmt::format("{}/{} layers", done, model.layers.size()),
+                      done == model.layers.size());
+      });
+  if (word == "smoothquant")
+    return fmt::format("smoothquant scaled the inputs of {} norms' readers, alpha {}", sites.size(),
+                       recipe.quantize.smoothing);
+  if (sites.empty()) return "awq found nothing to scale: no reader of a site is quantised";
+  std::size_t scaled = 0;
+  double before = 0, after = 0, alphas = 0, logs = 0;
+  for (const quantize::SiteScales& s : sites) {
+    scaled += s.alpha > 0;
+    alphas += s.alpha;
+    if (s.error_before > 0) logs += std::log(s.error_after / s.error_before);
+    before += s.error_before;
+    after += s.error_after;
+  }
+  return fmt::format(
+      "awq scaled {} of {} sites, mean alpha {:.2f}; the error of quantised outputs is {:.2f} of "
+      "what it was (mean of sites; {:.2f} of their sum)",
+      scaled, sites.size(), alphas / static_cast<double>(sites.size()),
+      std::exp(logs / static_cast<double>(sites.size())), after / before);
+}
+
 }  // namespace
+
+bool untie_head_for(const Recipe& recipe, models::Model& model) {
+  const auto& words = recipe.quantize.transform;
+  return std::ranges::find(words, "hadamard") != words.end() && quantize::untie_head(model);
+}
+
+std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
+                                   const quantize::Policy& policy,
+                                   const std::vector<models::Tokens>& batches) {
+  std::vector<std::string> done;
+  for (const std::string& word : recipe.quantize.transform) {
+    if (word == "hadamard") {
+      quantize::rotate(model, static_cast<std::uint64_t>(recipe.seed));
+      done.push_back(fmt::format("hadamard rotated the residual stream ({}) and each head's values",
+                                 model.config.hidden));
+    } else {
+      done.push_back(scale_channels(model, recipe, policy, word, batches));
+    }
+    note("transform   {}", done.back());
+  }
+  return done;
+}
 
 std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
     models::Model& model, const quantize::Policy& policy,
@@ -221,7 +274,7 @@ std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
     unreached = lend_maxima(model, input_amax);
   }
   quantize::quantize(model, policy, input_amax);
-  if (batches.empty()) return unreached;
+  if (!policy.activations) return unreached;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
