@@ -30,7 +30,7 @@ bool is_data_free(const Recipe& r) {
 }
 
 bool needs_calibration(const Recipe& r) {
-  return r.quantize.policy != "nvfp4-weight-only" ||
+  return r.quantize.policy != "nvfp4-weight-only" || r.quantize.bits > 0 ||
          std::ranges::any_of(r.quantize.transform,
                              [](const std::string& word) { return word != "hadamard"; });
 }
@@ -79,6 +79,8 @@ void validate(const Recipe& r) {
           "is for device: cpu");
   require(r.quantize.smoothing >= 0 && r.quantize.smoothing <= 1, "quantize.smoothing",
           "must be 0 to 1");
+  require(r.quantize.bits == 0 || (r.quantize.bits >= 4.5 && r.quantize.bits <= 16),
+          "quantize.bits", "must be 4.5 (all NVFP4) to 16 (all BF16), or 0");
   require(r.method != "qat" || r.loss == ops::LossWeights{}, "loss",
           "method: qat is cross-entropy alone; leave the weights of losses out");
   require(r.loss.divergences() + r.loss.cross_entropy > 0, "loss",

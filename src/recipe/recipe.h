@@ -54,6 +54,8 @@ struct Recipe {
     double input_headroom = 1;
     std::vector<std::string> transform;
     double smoothing = 0.5;
+    double bits = 0;
+    std::int64_t sensitivity_tokens = 2048;
   } quantize;
 
   struct {
@@ -133,6 +135,11 @@ void for_each_key(R& r, F&& f) {
     "the model's function as it is, before it is quantised; on a CPU");
   f("quantize.smoothing", r.quantize.smoothing, "",
     "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
+  f("quantize.bits", r.quantize.bits, "",
+    "mean bits of the weights that the policy quantises, 4.5 to 16: those whose quantisation "
+    "costs the most KL stay BF16; 0: all are quantised");
+  f("quantize.sensitivity_tokens", r.quantize.sensitivity_tokens, ">0",
+    "of the calibration data, on which that KL is measured");
 
   f("calibration.data", r.calibration.data, "",
     "file to calibrate input scales on; empty: the first training file");

@@ -96,6 +96,9 @@ report::Run report_of(const Outcome& o) {
   run.charts = charts(o);
   if (!o.benchmarks.empty()) run.benchmarks = compare(o.benchmarks);
   for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
+  for (const auto& s : o.sensitivities)
+    run.sensitivities.push_back({s.kind, s.layer, s.patterns, s.weights, s.kl, s.quantised});
+  run.bits = o.bits;
   for (const auto& row : o.coverage)
     run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,
                             row.bytes_after, std::string(quantize::format_of(row)), row.why});

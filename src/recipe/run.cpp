@@ -95,6 +95,7 @@ void note_untied(bool untied) {
 void describe(Outcome& outcome, const models::Model& student, const quantize::Policy& policy) {
   const Recipe& recipe = outcome.recipe;
   outcome.architecture = student.config.architecture;
+  outcome.parameters = outcome.bytes_before = outcome.bytes_after = 0;
   outcome.coverage = quantize::coverage(student, policy);
   for (const auto& row : outcome.coverage) {
     outcome.parameters += row.parameters;
@@ -282,7 +283,7 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
         "{}: the teacher is itself quantised; say teacher_quantized: true if you mean it",
         teacher_path);
   check_same_vocabulary("distill", teacher, student);
-  const quantize::Policy policy = policy_of(recipe);
+  quantize::Policy policy = policy_of(recipe);
   note_untied(untie_head_for(recipe, student.model));
   describe(outcome, student.model, policy);
 
@@ -306,6 +307,13 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
 
   const auto calibration = calibration_batches(with_data, student.tokenizer);
   outcome.transforms = transform(student.model, recipe, policy, calibration);
+  MixedPrecision chosen = choose_precision(student.model, recipe, policy, calibration);
+  if (!chosen.groups.empty()) {
+    std::ranges::copy(quantize::rules_of(chosen.groups), std::back_inserter(policy.rules));
+    outcome.sensitivities = std::move(chosen.groups);
+    outcome.bits = chosen.bits;
+    describe(outcome, student.model, policy);
+  }
   std::vector<at::Tensor> originals = values_of(student.model);
   outcome.unreached = calibrate_and_quantize(student.model, policy, calibration);
   outcome.layer_errors = quantize::weight_errors(student.model, originals);

@@ -260,6 +260,68 @@ std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
   return done;
 }
 
+namespace {
+
+// The first documents, of `most` tokens in all.
+std::vector<models::Tokens> first_tokens(const std::vector<models::Tokens>& batches,
+                                         std::int64_t most) {
+  std::vector<models::Tokens> out;
+  for (const models::Tokens& batch : batches) {
+    std::vector<std::int64_t> ids;
+    std::vector<std::int32_t> ends;
+    const std::int64_t* from = batch.ids.const_data_ptr<std::int64_t>();
+    const std::int32_t* offsets = batch.cu_seqlens.const_data_ptr<std::int32_t>();
+    for (std::int64_t d = 0; d + 1 < batch.cu_seqlens.numel() && most > 0; ++d) {
+      const std::int64_t n = std::min<std::int64_t>(most, offsets[d + 1] - offsets[d]);
+      ids.insert(ids.end(), from + offsets[d], from + offsets[d] + n);
+      ends.push_back(static_cast<std::int32_t>(ids.size()));
+      most -= n;
+    }
+    if (!ids.empty()) out.push_back(models::make_tokens(ids, ends));
+  }
+  return out;
+}
+
+// Of a recipe, as YAML on one line.
+std::string as_yaml(const std::vector<quantize::Rule>& rules) {
+  std::string text;
+  for (const quantize::Rule& rule : rules)
+    text += fmt::format("{}{{pattern: '{}', quantize: {}}}", text.empty() ? "" : ", ", rule.pattern,
+                        rule.quantize);
+  return "[" + text + "]";
+}
+
+}  // namespace
+
+MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
+                                const quantize::Policy& policy,
+                                const std::vector<models::Tokens>& batches) {
+  if (recipe.quantize.bits == 0) return {};
+  std::vector<float> input_amax;
+  if (policy.activations) {
+    input_amax = quantize::calibrate(model, batches);
+    lend_maxima(model, input_amax);
+  }
+  MixedPrecision chosen;
+  {
+    Progress progress("sensitivity ");
+    chosen.groups = quantize::sensitivities(
+        model, policy, input_amax, first_tokens(batches, recipe.quantize.sensitivity_tokens),
+        [&](std::size_t done, std::size_t all) {
+          progress.show(fmt::format("{}/{} groups of linears", done, all), done == all);
+        });
+  }
+  chosen.bits = quantize::choose(chosen.groups, recipe.quantize.bits);
+  const auto rules = quantize::rules_of(chosen.groups);
+  note(
+      "sensitivity KL to the unquantised model, nats a token, of each group alone; * stays "
+      "BF16\n{}",
+      quantize::sensitivity_table(chosen.groups));
+  note("bits        {:.3f} a weight of at most {}; the same as quantize.rules: {}", chosen.bits,
+       recipe.quantize.bits, as_yaml(rules));
+  return chosen;
+}
+
 std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
     models::Model& model, const quantize::Policy& policy,
     const std::vector<models::Tokens>& batches) {

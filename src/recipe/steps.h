@@ -12,6 +12,7 @@
 #include "models/model.h"
 #include "quantize/policy.h"
 #include "quantize/quantize.h"
+#include "quantize/sensitivity.h"
 #include "recipe/recipe.h"
 #include "text/tokenizer.h"
 
@@ -61,6 +62,16 @@ bool untie_head_for(const Recipe& recipe, models::Model& model);
 std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
                                    const quantize::Policy& policy,
                                    const std::vector<models::Tokens>& batches);
+
+// quantize.bits on an unquantised model: what each group costs, which stay BF16, and the mean bits.
+// Says so on stderr, with the rules that say the same in a recipe. Nothing for bits: 0.
+struct MixedPrecision {
+  std::vector<quantize::Sensitivity> groups;
+  double bits = 0;
+};
+MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
+                                const quantize::Policy& policy,
+                                const std::vector<models::Tokens>& batches);
 
 // Calibrates on `batches` (none for a weight-only policy) and quantises `model` in place; says what
 // it does on stderr, also which experts calibration did not reach, which it returns.
