@@ -102,6 +102,9 @@ checkpoint::OutModel export_model(const models::Model& model,
         parameters.size(), masters.size());
   const auto quant_of = quants_of(model);
   checkpoint::OutModel out = model_of(source, model);
+  // A head may have become one of its own.
+  if (out.config.value("tie_word_embeddings", false) != model.config.tied)
+    out.config["tie_word_embeddings"] = model.config.tied;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     check(masters[i].sizes() == p.value.sizes(), kOperation, "{}: expected a master of {} rows",

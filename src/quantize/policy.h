@@ -36,7 +36,6 @@ struct Policy {
   // Whether weights are rounded by what calibration says of their inputs.
   bool by_hessians() const { return hessian_scales || rounding == Rounding::gptq; }
   bool needs_maxima() const { return activations || fp8_cache; }
-  bool needs_calibration() const { return needs_maxima() || by_hessians(); }
 };
 
 // By name: nvfp4 (all but lm_head), nvfp4-weight-only, nvfp4-mlp-only, and what NVIDIA kept in BF16

@@ -54,6 +54,10 @@ struct Recipe {
     std::string rounding = "nearest";
     double input_headroom = 1;
     std::string kv_cache = "preset";
+    std::vector<std::string> transform;
+    double smoothing = 0.5;
+    double bits = 0;
+    std::int64_t sensitivity_tokens = 2048;
   } quantize;
 
   struct {
@@ -133,6 +137,16 @@ void for_each_key(R& r, F&& f) {
   f("quantize.kv_cache", r.quantize.kv_cache, "preset|none|fp8",
     "keys and values rounded to E4M3, with calibrated scales, as engines with an FP8 cache hold "
     "them; preset: as the policy's checkpoint has it (nvfp4-nano-30b-a3b: fp8, others: none)");
+  f("quantize.transform", r.quantize.transform, "",
+    "awq, smoothquant or hadamard, or several in their order: changes of the weights that leave "
+    "the model's function as it is, before it is quantised; on a CPU");
+  f("quantize.smoothing", r.quantize.smoothing, "",
+    "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
+  f("quantize.bits", r.quantize.bits, "",
+    "mean bits of the weights that the policy quantises, 4.5 to 16: those whose quantisation "
+    "costs the most KL stay BF16; 0: all are quantised");
+  f("quantize.sensitivity_tokens", r.quantize.sensitivity_tokens, ">0",
+    "of the calibration data, on which that KL is measured");
 
   f("calibration.data", r.calibration.data, "",
     "file to calibrate input scales on; empty: the first training file");
@@ -229,6 +243,8 @@ void set_key(Recipe& recipe, const std::string& key, const std::string& value,
 void set_assignment(Recipe& recipe, const std::string& assignment);
 // Whether the teacher writes what is learned from.
 bool is_data_free(const Recipe& recipe);
+// Whether anything before training reads data.
+bool needs_calibration(const Recipe& recipe);
 // What is missing or contradictory before anything is loaded: one Error naming the key.
 void validate(const Recipe& recipe);
 
