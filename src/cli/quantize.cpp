@@ -42,6 +42,9 @@ recipe::Recipe recipe_of(const Options& o) {
           "--set {}: only keys under quantize and calibration mean something here", assignment);
     recipe::set_assignment(r, assignment);
   }
+  check(r.quantize.transform.empty() && r.quantize.bits == 0, "quantize",
+        "{}: needs the whole model in memory; use qad distill --method ptq",
+        r.quantize.bits == 0 ? "quantize.transform" : "quantize.bits");
   check(r.calibration.sequences > 0, "quantize", "--calib-sequences: expected at least 1");
   return r;
 }
@@ -52,7 +55,8 @@ void add_quantize(CLI::App& app) {
   Command command(
       app, "quantize",
       "post-training quantisation: an NVFP4 checkpoint without training, layer by layer; "
-      "the model may be larger than memory");
+      "the model may be larger than memory (what needs it whole, quantize.transform and "
+      "quantize.bits, is for qad distill --method ptq)");
   auto o = std::make_shared<Options>();
   command.required("model", o->model, "BF16 checkpoint: an HF folder, a .gguf or a llama2.c .bin");
   command.required("-o,--output", o->output, "folder to write");

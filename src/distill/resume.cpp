@@ -70,6 +70,7 @@ Json to_json(const TrainConfig& c) {
               {"optimizer_states", name_of(c.optimizer_states)},
               {"gradients", c.bf16_gradients ? "bf16" : "fp32"},
               {"logits", c.bf16_logits ? "bf16" : "fp32"}};
+  if (c.learn_scales) out["learn_scales"] = true;  // absent in points of before: not learned
   for_each_loss(c.loss, [&](const char* name, double w) { out[std::string("loss.") + name] = w; });
   return out;
 }
@@ -101,7 +102,9 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
     Json& quant = out["quantize " + linear_name(l->weight.parts.front())];
     quant = "no";
     if (l->quant == nullptr) continue;
-    quant = {{"weight_scales", name_of(l->quant->weight_rule)}};
+    const at::Tensor& scales = l->quant->weight_scales;
+    quant = {{"weight_scales", scales.defined() ? "chosen: " + hex(fingerprint({scales}))
+                                                : std::string(name_of(l->quant->weight_rule))}};
     if (!l->quant->input_global) continue;
     quant["input_scales"] = name_of(l->quant->input_rule);
     quant["input_global"] = *l->quant->input_global;

@@ -46,7 +46,10 @@ struct Parameter {
 // parts share them by construction.
 struct LinearQuant {
   nvfp4::BlockScale weight_rule = nvfp4::BlockScale::max;
-  float weight_global = 1;            // weight_scale_2
+  float weight_global = 1;  // weight_scale_2
+  // E4M3 codes, uint8 [rows, blocks of a row], where they were chosen by more than the weights
+  // (quantize/by_hessians.h) or are learned; undefined: by the rule.
+  at::Tensor weight_scales = {};
   std::optional<float> input_global;  // input_scale; absent: activations stay unquantised
   nvfp4::BlockScale input_rule = nvfp4::BlockScale::max;  // what serving kernels do
   // The forward pass counts here, so that clipping is reported and not guessed.

@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "quantize/loaded.h"
 #include "quantize/quantize.h"
 
 namespace qad::quantize {
@@ -85,24 +86,6 @@ class MostCached {
   static float of(const at::Tensor& most) { return most.defined() ? most.item<float>() : 0; }
 
   std::vector<at::Tensor> keys_, values_;
-};
-
-// Parameters whose values are in memory while this lives; their bytes in the files are let go of.
-class Loaded {
- public:
-  Loaded(const checkpoint::Checkpoint& source, models::Model& model,
-         std::vector<models::Parameter*> which)
-      : which_(std::move(which)) {
-    models::read_values(source, model, which_);
-    for (const models::Parameter* p : which_)
-      for (const models::Part& part : p->parts) checkpoint::release(source, source.at(part.name));
-  }
-  Loaded(const Loaded&) = delete;
-  Loaded& operator=(const Loaded&) = delete;
-  ~Loaded() { models::drop_values(which_); }
-
- private:
-  std::vector<models::Parameter*> which_;
 };
 
 }  // namespace

@@ -114,7 +114,7 @@ BenchResult bench(const BenchOptions& options) {
                                             std::max<std::int64_t>(8, config.batch_sequences));
   std::vector<float> amax;
   std::vector<quantize::CacheMaxima> cache;
-  if (policy.needs_calibration())
+  if (policy.needs_maxima())
     amax = quantize::calibrate(student, {stream.batch(0, 1).tokens}, {}, &cache);
   quantize::quantize(student, policy, amax);
   if (policy.fp8_cache) quantize::quantize_cache(student, policy.global, cache);

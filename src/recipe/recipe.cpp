@@ -1,6 +1,8 @@
 // YAML in and out of a Recipe, driven by the key table in recipe.h.
 #include "recipe/recipe.h"
 
+#include <algorithm>
+
 #include "core/yaml_keys.h"
 
 namespace qad::recipe {
@@ -27,6 +29,21 @@ bool is_data_free(const Recipe& r) {
   return r.method == "qad" && r.data.train.empty();
 }
 
+namespace {
+
+bool by_hessians(const Recipe& r) {
+  return r.quantize.weight_scales == "hessian" || r.quantize.rounding == "gptq";
+}
+
+}  // namespace
+
+bool needs_calibration(const Recipe& r) {
+  return r.quantize.policy != "nvfp4-weight-only" || r.quantize.kv_cache == "fp8" ||
+         by_hessians(r) || r.quantize.bits > 0 ||
+         std::ranges::any_of(r.quantize.transform,
+                             [](const std::string& word) { return word != "hadamard"; });
+}
+
 void validate(const Recipe& r) {
   const auto require = [](bool ok, const char* key, const char* what) {
     check(ok, "recipe", "{}: {}", key, what);
@@ -39,10 +56,12 @@ void validate(const Recipe& r) {
   require(r.data.synthesize_tokens == 0 || is_data_free(r), "data.synthesize_tokens",
           "is for runs without data.train");
   require(!r.data.train.empty() || is_data_free(r) || !r.calibration.data.empty() ||
-              (r.quantize.policy == "nvfp4-weight-only" && r.quantize.kv_cache != "fp8"),
+              !needs_calibration(r),
           "calibration.data",
-          "is missing: scales of inputs, keys and values need data (or quantize.policy: "
-          "nvfp4-weight-only)");
+          "is missing: scales of inputs, keys and values, scalings and Hessians need data (or "
+          "quantize.policy: nvfp4-weight-only)");
+  require(r.device == "cpu" || !by_hessians(r), "quantize.weight_scales, quantize.rounding",
+          "hessian and gptq are for device: cpu so far");
   require(r.train.seq_len > 1, "train.seq_len", "must be at least 2");
   require(r.train.batch_sequences > 0, "train.batch_sequences", "must be at least 1");
   require(r.train.micro_sequences == 0 || r.train.batch_sequences % r.train.micro_sequences == 0,
@@ -61,9 +80,22 @@ void validate(const Recipe& r) {
           "bf16 is for device: cuda");
   require(r.device != "cpu" || r.train.logits == "fp32", "train.logits",
           "bf16 is for device: cuda");
+  require(r.device == "cpu" || !r.train.learn_scales, "train.learn_scales",
+          "is for device: cpu so far");
+  require(r.method != "ptq" || !r.train.learn_scales, "train.learn_scales",
+          "is for training; method: ptq has none");
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");
   require(r.quantize.input_headroom >= 1, "quantize.input_headroom",
           "must be at least 1 (clipping is ruinous)");
+  for (const std::string& word : r.quantize.transform)
+    require(word == "awq" || word == "smoothquant" || word == "hadamard", "quantize.transform",
+            "expected awq, smoothquant or hadamard");
+  require(r.quantize.transform.empty() || r.device == "cpu", "quantize.transform",
+          "is for device: cpu");
+  require(r.quantize.smoothing >= 0 && r.quantize.smoothing <= 1, "quantize.smoothing",
+          "must be 0 to 1");
+  require(r.quantize.bits == 0 || (r.quantize.bits >= 4.5 && r.quantize.bits <= 16),
+          "quantize.bits", "must be 4.5 (all NVFP4) to 16 (all BF16), or 0");
   require(r.method != "qat" || r.loss == ops::LossWeights{}, "loss",
           "method: qat is cross-entropy alone; leave the weights of losses out");
   require(r.loss.divergences() + r.loss.cross_entropy > 0, "loss",

@@ -97,6 +97,9 @@ report::Run report_of(const Outcome& o) {
   run.charts = charts(o);
   if (!o.benchmarks.empty()) run.benchmarks = compare(o.benchmarks);
   for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
+  for (const auto& s : o.sensitivities)
+    run.sensitivities.push_back({s.kind, s.layer, s.patterns, s.weights, s.kl, s.quantised});
+  run.bits = o.bits;
   for (const auto& row : o.coverage)
     run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,
                             row.bytes_after, std::string(quantize::format_of(row)), row.why});
@@ -106,6 +109,8 @@ report::Run report_of(const Outcome& o) {
   for (const auto& [key, v] : recipe.items())
     run.recipe.emplace_back(key, v.is_string() ? v.get<std::string>() : v.dump());
   for (const Sample& s : o.samples) run.samples.push_back({s.label, s.text});
+  for (const std::string& done : o.transforms)
+    run.notes.push_back("Before quantising: " + done + ".");
   run.notes.push_back(
       fmt::format("{:.2g} % of the quantised activations were clipped.", 100 * o.clipped_share));
   if (policy_of(o.recipe).fp8_cache)
@@ -155,6 +160,7 @@ std::string about(const Outcome& o) {
     text += fmt::format("Training data: {}.\n",
                         files.empty() ? "texts that the teacher wrote itself" : files);
   const report::Run run = report_of(o);
+  for (const std::string& done : o.transforms) text += "Before quantising: " + done + ".\n";
   text += fmt::format("\nOn {} held-out documents, {} tokens:\n\n```\n{}```\n", o.teacher.documents,
                       o.teacher.tokens, report::metrics_table(run));
   if (!run.benchmarks.rows.empty())

@@ -87,10 +87,18 @@ class OutputFolder {
   fs::path path_;
 };
 
+void note_untied(bool untied) {
+  if (untied)
+    note(
+        "hadamard    the head, which was the embedding, has weights of its own: the final norm's "
+        "go into them; tie_word_embeddings becomes false");
+}
+
 // What the model is and what will become of it, on stderr and in the outcome.
 void describe(Outcome& outcome, const models::Model& student, const quantize::Policy& policy) {
   const Recipe& recipe = outcome.recipe;
   outcome.architecture = student.config.architecture;
+  outcome.parameters = outcome.bytes_before = outcome.bytes_after = 0;
   outcome.coverage = quantize::coverage(student, policy);
   for (const auto& row : outcome.coverage) {
     outcome.parameters += row.parameters;
@@ -222,13 +230,14 @@ void choose_checkpoint(Outcome& outcome, distill::Trainer& trainer, const models
 }
 
 void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& student,
-           std::vector<at::Tensor> originals, const models::Model& teacher,
+           std::vector<at::Tensor> masters, const models::Model& teacher,
            const quantize::Policy& policy, DataSets& sets) {
   const Recipe& recipe = outcome.recipe;
   const fs::path output = recipe.output;
   const models::Model* guide = recipe.method == "qat" ? nullptr : &teacher;
   const data::Stream stream(std::move(sets.train), config.seed);
-  distill::Trainer trainer(student.model, std::move(originals), guide, policy, config);
+  if (config.learn_scales) quantize::fix_scales(student.model, policy, masters);
+  distill::Trainer trainer(student.model, std::move(masters), guide, policy, config);
   const Interrupt interrupt;
   TrainingLog log(output, guide != nullptr);
   distill::Callbacks callbacks;
@@ -279,7 +288,8 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
         "{}: the teacher is itself quantised; say teacher_quantized: true if you mean it",
         teacher_path);
   check_same_vocabulary("distill", teacher, student);
-  const quantize::Policy policy = policy_of(recipe);
+  quantize::Policy policy = policy_of(recipe);
+  note_untied(untie_head_for(recipe, student.model));
   describe(outcome, student.model, policy);
 
   if (!recipe.evaluate.tasks.empty()) check_benchmarks(benchmark_job(recipe));
@@ -300,20 +310,33 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
   if (!add_benchmarks(outcome, "BF16", teacher.model, student.tokenizer)) return outcome;
 
-  std::vector<at::Tensor> originals = values_of(student.model);
-  outcome.unreached = calibrate_and_quantize(student.model, policy,
-                                             calibration_batches(with_data, student.tokenizer));
-  outcome.layer_errors = quantize::weight_errors(student.model, originals);
+  const auto calibration = calibration_batches(with_data, student.tokenizer);
+  outcome.transforms = transform(student.model, recipe, policy, calibration);
+  MixedPrecision chosen = choose_precision(student.model, recipe, policy, calibration);
+  if (!chosen.groups.empty()) {
+    std::ranges::copy(quantize::rules_of(chosen.groups), std::back_inserter(policy.rules));
+    outcome.sensitivities = std::move(chosen.groups);
+    outcome.bits = chosen.bits;
+    describe(outcome, student.model, policy);
+  }
+  std::vector<at::Tensor> masters;
+  {
+    const std::vector<at::Tensor> originals = values_of(student.model);
+    Quantised quantised = calibrate_and_quantize(student.model, policy, calibration);
+    outcome.unreached = std::move(quantised.unreached);
+    outcome.layer_errors = quantize::weight_errors(student.model, originals);
+    masters = std::move(quantised.masters);
+  }
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);
   add_samples(outcome, "PTQ", student.model, student.tokenizer);
   if (!add_benchmarks(outcome, "PTQ", student.model, student.tokenizer)) return outcome;
 
   if (recipe.method == "ptq")
-    write_checkpoint(output / "checkpoint", student.model, originals, student.source, recipe.format,
+    write_checkpoint(output / "checkpoint", student.model, masters, student.source, recipe.format,
                      about(outcome));
   else
-    train(outcome, config, student, std::move(originals), teacher.model, policy, sets);
+    train(outcome, config, student, std::move(masters), teacher.model, policy, sets);
   if (outcome.interrupted) return outcome;
   if (!placement.device.is_cpu())
     note("memory      {} at the peak on the GPU",
@@ -363,6 +386,7 @@ void plan(const Recipe& recipe) {
   models::Model student = models::build(config_of(recipe.model));
   const models::ModelConfig teacher =
       recipe.teacher.empty() ? student.config : config_of(recipe.teacher);
+  note_untied(untie_head_for(recipe, student));
   describe(outcome, student, policy_of(recipe));
   // Only a cache of the teacher grows with the data.
   const std::int64_t epoch_tokens =

@@ -10,6 +10,7 @@
 #include "evaluate/evaluate.h"
 #include "evaluate/results.h"
 #include "quantize/quantize.h"
+#include "quantize/sensitivity.h"
 #include "recipe/recipe.h"
 #include "recipe/synthesis.h"
 
@@ -36,6 +37,9 @@ struct Outcome {
   std::optional<evaluate::Metrics> student;  // absent with method: ptq
   std::vector<quantize::CoverageRow> coverage;
   std::vector<quantize::LayerError> layer_errors;
+  std::vector<std::string> transforms;               // what quantize.transform did, a sentence each
+  std::vector<quantize::Sensitivity> sensitivities;  // with quantize.bits
+  double bits = 0;                                   // a weight that it chose
   std::vector<quantize::UnreachedExperts> unreached;  // by calibration
   std::vector<distill::StepInfo> steps;
   distill::TrainResult training;

@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "checkpoint/formats.h"
 #include "core/console.h"
 #include "core/error.h"
+#include "quantize/by_hessians.h"
 #include "quantize/quantize.h"
+#include "quantize/transform.h"
 #include "text/gguf_tokenizer.h"
 #include "text/model_files.h"
 
@@ -115,6 +118,8 @@ quantize::Policy policy_of(const Recipe& recipe) {
   policy.keep_last = static_cast<int>(q.keep_last);
   policy.global = q.global_scale == "amax" ? nvfp4::GlobalScale::amax : nvfp4::GlobalScale::pow2;
   policy.weights = block_scale_of(q.weight_scales);
+  policy.hessian_scales = q.weight_scales == "hessian";
+  policy.rounding = q.rounding == "gptq" ? quantize::Rounding::gptq : quantize::Rounding::nearest;
   policy.inputs = block_scale_of(q.input_scales);
   policy.input_headroom = q.input_headroom;
   if (q.kv_cache != "preset") policy.fp8_cache = q.kv_cache == "fp8";
@@ -154,6 +159,7 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.optimizer_states = state_type_of(t.optimizer_states);
   c.bf16_gradients = t.gradients == "bf16";
   c.cuda_graphs = t.cuda_graphs;
+  c.learn_scales = t.learn_scales;
   c.bf16_logits = t.logits == "bf16";
   c.seed = static_cast<std::uint64_t>(recipe.seed);
   c.state_folder = fs::path(recipe.output) / "state";
@@ -171,12 +177,12 @@ data::RenderOptions render_options_of(const Recipe& recipe) {
 
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer) {
-  if (!policy_of(recipe).needs_calibration()) return {};
+  if (!needs_calibration(recipe)) return {};
   const auto& c = recipe.calibration;
-  check(
-      !c.data.empty() || !recipe.data.train.empty(), "calibrate",
-      "scales of inputs, keys and values need data: give calibration.data (qad quantize: --calib), "
-      "or choose the policy nvfp4-weight-only");
+  check(!c.data.empty() || !recipe.data.train.empty(), "calibrate",
+        "scales of inputs, keys and values, scalings and Hessians need data: give calibration.data "
+        "(qad "
+        "quantize: --calib), or choose the policy nvfp4-weight-only");
   data::RenderOptions options = render_options_of(recipe);
   options.max_documents = c.sequences;
   const std::string file = c.data.empty() ? recipe.data.train.front().file : c.data;
@@ -215,15 +221,142 @@ std::vector<quantize::UnreachedExperts> lend_maxima(const models::Model& model,
   return unreached;
 }
 
+// Of the walk by Hessians, which goes on from layer to layer.
+std::function<void(std::size_t)> layer_progress(const models::Model& model) {
+  return [progress = std::make_shared<Progress>("round     "),
+          layers = model.layers.size()](std::size_t done) {
+    progress->show(fmt::format("{}/{} layers", done, layers), done == layers);
+  };
+}
+
+void say_plain(const std::vector<quantize::UnreachedExperts>& plain) {
+  if (!plain.empty())
+    note("experts     with too few tokens for a Hessian are rounded to nearest by the rule: {}",
+         quantize::to_text(plain));
+}
+
+std::string scale_channels(models::Model& model, const Recipe& recipe,
+                           const quantize::Policy& policy, const std::string& word,
+                           const std::vector<models::Tokens>& batches) {
+  Progress progress(fmt::format("{:<10}", word));
+  const auto rule = word == "awq" ? quantize::ScaleRule::awq : quantize::ScaleRule::smoothquant;
+  const auto sites = quantize::scale_channels(
+      model, policy, rule, recipe.quantize.smoothing, batches, [&](std::size_t done) {
+        progress.show(fmt::format("{}/{} layers", done, model.layers.size()),
+                      done == model.layers.size());
+      });
+  if (word == "smoothquant")
+    return fmt::format("smoothquant scaled the inputs of {} norms' readers, alpha {}", sites.size(),
+                       recipe.quantize.smoothing);
+  if (sites.empty()) return "awq found nothing to scale: no reader of a site is quantised";
+  std::size_t scaled = 0;
+  double before = 0, after = 0, alphas = 0, logs = 0;
+  for (const quantize::SiteScales& s : sites) {
+    scaled += s.alpha > 0;
+    alphas += s.alpha;
+    if (s.error_before > 0) logs += std::log(s.error_after / s.error_before);
+    before += s.error_before;
+    after += s.error_after;
+  }
+  return fmt::format(
+      "awq scaled {} of {} sites, mean alpha {:.2f}; the error of quantised outputs is {:.2f} of "
+      "what it was (mean of sites; {:.2f} of their sum)",
+      scaled, sites.size(), alphas / static_cast<double>(sites.size()),
+      std::exp(logs / static_cast<double>(sites.size())), after / before);
+}
+
 }  // namespace
 
-std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
-    models::Model& model, const quantize::Policy& policy,
-    const std::vector<models::Tokens>& batches) {
+bool untie_head_for(const Recipe& recipe, models::Model& model) {
+  const auto& words = recipe.quantize.transform;
+  return std::ranges::find(words, "hadamard") != words.end() && quantize::untie_head(model);
+}
+
+std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
+                                   const quantize::Policy& policy,
+                                   const std::vector<models::Tokens>& batches) {
+  std::vector<std::string> done;
+  for (const std::string& word : recipe.quantize.transform) {
+    if (word == "hadamard") {
+      quantize::rotate(model, static_cast<std::uint64_t>(recipe.seed));
+      done.push_back(fmt::format("hadamard rotated the residual stream ({}) and each head's values",
+                                 model.config.hidden));
+    } else {
+      done.push_back(scale_channels(model, recipe, policy, word, batches));
+    }
+    note("transform   {}", done.back());
+  }
+  return done;
+}
+
+namespace {
+
+// The first documents, of `most` tokens in all.
+std::vector<models::Tokens> first_tokens(const std::vector<models::Tokens>& batches,
+                                         std::int64_t most) {
+  std::vector<models::Tokens> out;
+  for (const models::Tokens& batch : batches) {
+    std::vector<std::int64_t> ids;
+    std::vector<std::int32_t> ends;
+    const std::int64_t* from = batch.ids.const_data_ptr<std::int64_t>();
+    const std::int32_t* offsets = batch.cu_seqlens.const_data_ptr<std::int32_t>();
+    for (std::int64_t d = 0; d + 1 < batch.cu_seqlens.numel() && most > 0; ++d) {
+      const std::int64_t n = std::min<std::int64_t>(most, offsets[d + 1] - offsets[d]);
+      ids.insert(ids.end(), from + offsets[d], from + offsets[d] + n);
+      ends.push_back(static_cast<std::int32_t>(ids.size()));
+      most -= n;
+    }
+    if (!ids.empty()) out.push_back(models::make_tokens(ids, ends));
+  }
+  return out;
+}
+
+// Of a recipe, as YAML on one line.
+std::string as_yaml(const std::vector<quantize::Rule>& rules) {
+  std::string text;
+  for (const quantize::Rule& rule : rules)
+    text += fmt::format("{}{{pattern: '{}', quantize: {}}}", text.empty() ? "" : ", ", rule.pattern,
+                        rule.quantize);
+  return "[" + text + "]";
+}
+
+}  // namespace
+
+MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
+                                const quantize::Policy& policy,
+                                const std::vector<models::Tokens>& batches) {
+  if (recipe.quantize.bits == 0) return {};
+  std::vector<float> input_amax;
+  if (policy.activations) {
+    input_amax = quantize::calibrate(model, batches);
+    lend_maxima(model, input_amax);
+  }
+  MixedPrecision chosen;
+  {
+    Progress progress("sensitivity ");
+    chosen.groups = quantize::sensitivities(
+        model, policy, input_amax, first_tokens(batches, recipe.quantize.sensitivity_tokens),
+        [&](std::size_t done, std::size_t all) {
+          progress.show(fmt::format("{}/{} groups of linears", done, all), done == all);
+        });
+  }
+  chosen.bits = quantize::choose(chosen.groups, recipe.quantize.bits);
+  const auto rules = quantize::rules_of(chosen.groups);
+  note(
+      "sensitivity KL to the unquantised model, nats a token, of each group alone; * stays "
+      "BF16\n{}",
+      quantize::sensitivity_table(chosen.groups));
+  note("bits        {:.3f} a weight of at most {}; the same as quantize.rules: {}", chosen.bits,
+       recipe.quantize.bits, as_yaml(rules));
+  return chosen;
+}
+
+Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                                 const std::vector<models::Tokens>& batches) {
   std::vector<float> input_amax;
   std::vector<quantize::CacheMaxima> cache;
-  std::vector<quantize::UnreachedExperts> unreached;
-  if (policy.needs_calibration()) {
+  Quantised out;
+  if (policy.needs_maxima()) {
     check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
     Progress progress("calibrate ");
     input_amax = quantize::calibrate(
@@ -232,15 +365,24 @@ std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
           progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
         },
         &cache);
-    if (policy.activations) unreached = lend_maxima(model, input_amax);
+    if (policy.activations) out.unreached = lend_maxima(model, input_amax);
   }
-  quantize::quantize(model, policy, input_amax);
   if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
-  if (!policy.activations) return unreached;
+  if (policy.by_hessians()) {
+    auto rounded =
+        quantize::quantize_by_hessians(model, policy, input_amax, batches, layer_progress(model));
+    say_plain(rounded.plain);
+    out.masters = std::move(rounded.masters);
+    clipped_share(model);  // the count starts anew
+  } else {
+    out.masters = values_of(model);
+    quantize::quantize(model, policy, input_amax);
+  }
+  if (!policy.activations) return out;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
-  return unreached;
+  return out;
 }
 
 namespace {
@@ -261,9 +403,11 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       models::Model& model, const quantize::Policy& policy,
                       const std::vector<models::Tokens>& batches, const std::string& format,
                       const std::string& about) {
+  const bool by_hessians = policy.by_hessians();
+  if (by_hessians) model.placement.packs_weights = false;  // it changes them
   std::vector<float> input_amax;
   std::vector<quantize::CacheMaxima> cache;
-  if (policy.needs_calibration()) {
+  if (policy.needs_maxima()) {
     check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
     Progress progress("calibrate ");
     const std::size_t layers = model.layers.size();
@@ -277,8 +421,13 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
   }
   quantize::choose_quantised(model, policy, input_amax);
   if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+  quantize::CodesByHessians rounded;
+  if (by_hessians) {
+    rounded = quantize::quantize_by_hessians(source, model, policy, batches, layer_progress(model));
+    say_plain(rounded.plain);
+  }
   Progress progress("quantise  ");
-  checkpoint::OutModel m = quantize::export_from(source, model, policy.global);
+  checkpoint::OutModel m = quantize::export_from(source, model, policy.global, rounded.weights);
   m.progress = [&](std::int64_t done, std::int64_t all) {
     progress.show(fmt::format("{} of {}", human_bytes(static_cast<double>(done)),
                               human_bytes(static_cast<double>(all))),

@@ -12,6 +12,7 @@
 #include "models/model.h"
 #include "quantize/policy.h"
 #include "quantize/quantize.h"
+#include "quantize/sensitivity.h"
 #include "recipe/recipe.h"
 #include "text/tokenizer.h"
 
@@ -45,7 +46,7 @@ data::RenderOptions render_options_of(const Recipe& recipe);
 
 // What a recipe calibrates on: the first calibration.sequences documents of calibration.data (or of
 // the first training file), each cut to calibration.seq_len tokens (or train.seq_len), a few a
-// batch. Empty for a policy without anything to calibrate.
+// batch. Empty where nothing needs it (needs_calibration).
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer);
 
@@ -56,12 +57,33 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       const std::vector<models::Tokens>& batches, const std::string& format,
                       const std::string& about);
 
+// Gives a model whose head is its embedding one of its own if quantize.transform asks for a
+// rotation; whether it did. A model without values (models::build) will do.
+bool untie_head_for(const Recipe& recipe, models::Model& model);
+// quantize.transform on an unquantised model in memory. What each did, a sentence, which is also
+// said on stderr.
+std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
+                                   const quantize::Policy& policy,
+                                   const std::vector<models::Tokens>& batches);
+
+// quantize.bits on an unquantised model: what each group costs, which stay BF16, and the mean bits.
+// Says so on stderr, with the rules that say the same in a recipe. Nothing for bits: 0.
+struct MixedPrecision {
+  std::vector<quantize::Sensitivity> groups;
+  double bits = 0;
+};
+MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
+                                const quantize::Policy& policy,
+                                const std::vector<models::Tokens>& batches);
+
 // Calibrates on `batches` (none for a policy without anything to calibrate) and quantises `model`
-// in place; says what it does on stderr, also which experts calibration did not reach, which it
-// returns.
-std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
-    models::Model& model, const quantize::Policy& policy,
-    const std::vector<models::Tokens>& batches);
+// in place; says what it does on stderr, also which experts calibration did not reach.
+struct Quantised {
+  std::vector<at::Tensor> masters;  // in the order of models::parameters()
+  std::vector<quantize::UnreachedExperts> unreached;
+};
+Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                                 const std::vector<models::Tokens>& batches);
 
 // The share of quantised activations beyond their scale since the last call, which starts the count
 // anew.

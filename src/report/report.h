@@ -42,6 +42,15 @@ struct LayerError {
   std::string name;
   double sqnr_db = 0;  // 10 log10(|W|^2 / |W - Q(W)|^2)
 };
+// What one group of linears costs when it alone is quantised, and what was made of it.
+struct Sensitivity {
+  std::string kind;
+  int layer = -1;
+  std::vector<std::string> patterns;  // of their names
+  std::int64_t weights = 0;
+  double kl = 0;  // nats a token
+  bool quantized = true;
+};
 struct CoverageRow {
   std::string kind;
   std::int64_t tensors = 0, parameters = 0, bytes_before = 0, bytes_after = 0;
@@ -64,7 +73,9 @@ struct Run {
   std::optional<Metrics> teacher, ptq, student;
   std::int64_t evaluated_tokens = 0, evaluated_documents = 0;
   std::vector<Chart> charts;
-  std::vector<LayerError> layer_errors;  // in the order of the model
+  std::vector<LayerError> layer_errors;    // in the order of the model
+  std::vector<Sensitivity> sensitivities;  // empty: not measured
+  double bits = 0;                         // a weight of those groups
   std::vector<CoverageRow> coverage;
   std::vector<Candidate> candidates;
   std::vector<std::pair<std::string, std::string>> recipe;
@@ -94,7 +105,8 @@ std::string metrics_table(const Run& run);
 
 // {teacher, ptq, student: {ce, ce_se, ppl, ppl_se, kl, kl_se, top1, top1_se}, tokens, seconds,
 // tokens_per_second, bytes: {before, after}}; null where there is nothing. Non-finite numbers are
-// null too.
+// null too. Where sensitivities were measured also mixed_precision: {bits, groups: [{kind, layer,
+// weights, kl, quantized}], rules: [{pattern, quantize}]}.
 Json result_json(const Run& run);
 
 // A page without scripts or outside resources: light and dark, phone and paper.

@@ -121,14 +121,35 @@ std::string metrics_table(const Run& run) {
   return text_table(rows);
 }
 
+namespace {
+
+Json mixed_precision_json(const Run& run) {
+  Json groups = Json::array(), rules = Json::array();
+  for (const Sensitivity& s : run.sensitivities) {
+    groups.push_back({{"kind", s.kind},
+                      {"layer", s.layer},
+                      {"weights", s.weights},
+                      {"kl", finite(s.kl)},
+                      {"quantized", s.quantized}});
+    if (s.quantized) continue;
+    for (const std::string& pattern : s.patterns)
+      rules.push_back({{"pattern", pattern}, {"quantize", false}});
+  }
+  return {{"bits", run.bits}, {"groups", std::move(groups)}, {"rules", std::move(rules)}};
+}
+
+}  // namespace
+
 Json result_json(const Run& run) {
-  return {{"teacher", metrics_json(run.teacher)},
-          {"ptq", metrics_json(run.ptq)},
-          {"student", metrics_json(run.student)},
-          {"tokens", run.tokens},
-          {"seconds", finite(run.seconds)},
-          {"tokens_per_second", finite(run.tokens_per_second)},
-          {"bytes", {{"before", run.bytes_before}, {"after", run.bytes_after}}}};
+  Json out = {{"teacher", metrics_json(run.teacher)},
+              {"ptq", metrics_json(run.ptq)},
+              {"student", metrics_json(run.student)},
+              {"tokens", run.tokens},
+              {"seconds", finite(run.seconds)},
+              {"tokens_per_second", finite(run.tokens_per_second)},
+              {"bytes", {{"before", run.bytes_before}, {"after", run.bytes_after}}}};
+  if (!run.sensitivities.empty()) out["mixed_precision"] = mixed_precision_json(run);
+  return out;
 }
 
 }  // namespace qad::report

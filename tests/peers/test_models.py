@@ -6,7 +6,7 @@ from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import ROOT, deployed, file_name, qad
+from conftest import ROOT, deployed, file_name, qad, read_model
 
 # Names of matrices that read one input, where there are several of them.
 FUSED = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("o_proj",), ("down_proj",), ("in_proj",), ("out_proj",)]
@@ -42,6 +42,26 @@ def test_nvfp4_checkpoint_gives_the_logits_of_its_bytes(tiny, ids_file, tmp_path
     error = (ours - theirs).abs() / theirs.abs().max()
     assert error.max() < 0.05
     assert (error < 1e-3).float().mean() > 0.99
+
+
+@torch.no_grad()
+def test_transformed_weights_are_a_model_that_others_read(tiny, ids_file, tmp_path):
+    """Scaled and rotated, then quantised: to Transformers an ordinary model, no farther from the original than without."""
+    folder, model = tiny
+    text = ROOT / "data/tinystories/validation.txt"
+    want = model(ids_file[1]).logits
+    error = {}
+    for words in ("[]", "[smoothquant, hadamard, awq]"):
+        out = tmp_path / str(len(error))
+        qad("distill", folder, "-o", out, "--method", "ptq", "--format", "hf-bf16", "--quantize.transform", words,
+            "--quantize.policy", "nvfp4-weight-only", "--calibration.data", text, "--calibration.sequences", 8,
+            "--data.test", text, "--data.max_test_documents", 2, "--train.seq_len", 64)
+        if model.config.model_type == "nemotron_h":  # reads the infinity of its time_step_limit from its own file alone
+            (out / "checkpoint/config.json").write_bytes((folder / "config.json").read_bytes())
+        theirs = read_model(out / "checkpoint")(ids_file[1]).logits
+        assert_close(logits_of(out / "checkpoint", ids_file, tmp_path), theirs)
+        error[words] = (theirs - want).norm() / want.norm()
+    assert error["[smoothquant, hadamard, awq]"] < 1.3 * error["[]"] < 1
 
 
 @torch.no_grad()

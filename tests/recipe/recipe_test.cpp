@@ -149,6 +149,27 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
   r.train.gradients = "bf16";
   EXPECT_THAT(said(r), HasSubstr("train.gradients"));
   r = good;
+  r.train.learn_scales = true;
+  EXPECT_EQ(said(r), "");
+  r.method = "ptq";
+  EXPECT_THAT(said(r), HasSubstr("train.learn_scales"));
+  r = good;
+  r.train.learn_scales = true;
+  r.device = "cuda";
+  EXPECT_THAT(said(r), HasSubstr("train.learn_scales"));
+  for (const bool gptq : {false, true}) {
+    r = good;
+    (gptq ? r.quantize.rounding : r.quantize.weight_scales) = gptq ? "gptq" : "hessian";
+    EXPECT_EQ(said(r), "");
+    r.device = "cuda";
+    EXPECT_THAT(said(r), HasSubstr("quantize.weight_scales, quantize.rounding"));
+    r.device = "cpu";
+    r.method = "ptq";
+    r.data.train.clear();
+    r.quantize.policy = "nvfp4-weight-only";
+    EXPECT_THAT(said(r), HasSubstr("calibration.data"));
+  }
+  r = good;
   r.loss.forward_kl = 0;
   EXPECT_THAT(said(r), HasSubstr("loss"));
 }
