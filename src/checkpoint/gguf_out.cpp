@@ -1,11 +1,12 @@
-// A model as GGUF for llama.cpp: llama (and Mistral), qwen2, qwen3. NVFP4 weights become blocks of
-// type 40 with X.scale and X.input_scale beside them; a tied or quantised head and weights whose
-// rows are no multiple of 64 are stored as other matrices are.
+// A model as GGUF for llama.cpp: llama (and Mistral), qwen2, qwen3, nemotron_h. NVFP4 weights
+// become blocks of type 40 with X.scale and X.input_scale beside them; a tied or quantised head and
+// weights whose rows are no multiple of 64 are stored as other matrices are.
 #include <algorithm>
 #include <cstring>
 
 #include "checkpoint/dtype.h"
 #include "checkpoint/formats.h"
+#include "checkpoint/gguf_hybrid.h"
 #include "checkpoint/gguf_model.h"
 #include "checkpoint/gguf_rope.h"
 #include "checkpoint/gguf_write.h"
@@ -32,7 +33,7 @@ std::int64_t integer(const Json& config, const char* key) {
 std::string architecture_of(const Json& config) {
   const std::string type = config.value("model_type", "");
   check(type == "llama" || type == "mistral" || type == "qwen2" || type == "qwen3", kOperation,
-        "model_type \"{}\": GGUF is written of llama, mistral, qwen2 and qwen3", type);
+        "model_type \"{}\": GGUF is written of llama, mistral, qwen2, qwen3 and nemotron_h", type);
   return type == "mistral" ? "llama" : type;
 }
 
@@ -54,12 +55,17 @@ Heads heads_of(const Json& config) {
 // them.
 Json keys_of(const OutModel& m, std::vector<float>& divisors) {
   const Json& config = m.config;
-  const std::string arch = architecture_of(config);
-  const Heads h = heads_of(config);
+  const std::string arch = is_hybrid(m) ? hybrid_architecture(m) : architecture_of(config);
   Json keys;
   keys["general.architecture"] = arch;
   keys["general.type"] = "model";
   if (!m.name.empty()) keys["general.name"] = m.name;
+  if (is_hybrid(m)) {
+    add_hybrid_keys(m, keys);
+    keys.update(m.tokenizer);
+    return keys;
+  }
+  const Heads h = heads_of(config);
   const auto put = [&](const char* key, std::int64_t value) {
     keys[arch + "." + key] = static_cast<std::uint32_t>(value);
   };
@@ -90,27 +96,40 @@ void put_rows(const std::vector<std::byte>& from, std::int64_t rows, std::int64_
   }
 }
 
+// The tensors of a model without experts, by their names alone.
+std::vector<GgufWeight> dense_weights(const OutModel& m) {
+  std::vector<GgufWeight> all;
+  for (const OutWeight& w : m.weights) {
+    const auto name = hf_to_gguf_name(w.name);
+    check(name.has_value(), kOperation, "{}: GGUF has no name for it in a {}", w.name,
+          architecture_of(m.config));
+    all.push_back({*name, {w}});
+  }
+  return all;
+}
+
 class Writer {
  public:
   Writer(const OutModel& m, bool plain_q8, bool decode)
       : m_(m),
-        arch_(architecture_of(m.config)),
-        heads_(heads_of(m.config)),
+        llama_(!is_hybrid(m) && architecture_of(m.config) == "llama"),
         q8_(plain_q8),
-        decode_(decode) {}
+        decode_(decode) {
+    if (llama_) heads_ = heads_of(m.config);
+  }
 
-  void add(const OutWeight& w) {
-    const auto name = hf_to_gguf_name(w.name);
-    check(name.has_value(), kOperation, "{}: GGUF has no name for it in a {}", w.name, arch_);
-    if (*name == "output.weight" && m_.config.value("tie_word_embeddings", false)) return;
-    if (!w.nvfp4) return add_plain(w, *name);
-    const bool head = *name == "output.weight";
+  void add(const GgufWeight& g) {
+    const OutWeight& w = g.parts.front();
+    const bool head = g.name == "output.weight";
+    if (head && m_.config.value("tie_word_embeddings", false)) return;
+    if (!w.nvfp4) return add_plain(g);
+    const auto count = static_cast<std::int64_t>(g.parts.size());
     if (decode_ || head || w.shape[1] % 64 != 0) {
-      ++decoded;
-      return add_plain(w, *name);
+      decoded += count;
+      return add_plain(g);
     }
-    ++nvfp4;
-    add_nvfp4(w, *name);
+    nvfp4 += count;
+    add_nvfp4(g);
   }
 
   void add_rope(const std::vector<float>& divisors) {
@@ -137,60 +156,88 @@ class Writer {
 
   // Heads whose rows change places; 0 for none.
   std::int64_t interleaved(const std::string& name) const {
-    if (arch_ != "llama") return 0;
+    if (!llama_) return 0;
     if (name.find(".attn_q.") != name.npos) return heads_.heads;
     return name.find(".attn_k.") != name.npos ? heads_.kv_heads : 0;
   }
 
-  void add_nvfp4(const OutWeight& w, const std::string& name) {
-    const std::int64_t rows = w.shape[0], cols = w.shape[1];
-    const GgmlFormat& format = ggml_format("NVFP4");
-    tensors.push_back(
-        {name, w.shape, &format,
-         [w, rows, cols, &format, heads = interleaved(name), dim = heads_.head_dim](auto* out) {
-           const auto n = static_cast<std::size_t>(rows * cols);
-           std::vector<std::uint8_t> codes(n / 2), scales(n / 16);
-           w.nvfp4->fill(codes.data(), scales.data());
-           std::vector<std::byte> blocks(n / 64 * 36);
-           for (std::size_t i = 0; i < n / 64; ++i)
-             nvfp4_block_from(codes.data() + 32 * i, scales.data() + 4 * i, blocks.data() + 36 * i);
-           put_rows(blocks, rows, heads, dim, out);
-         }});
-    const std::string stem = name.substr(0, name.rfind('.'));
-    tensors.push_back({stem + ".scale", {1}, &ggml_format("F32"), [nvfp4 = *w.nvfp4](auto* out) {
-                         const float scale = nvfp4.global();
-                         std::memcpy(out, &scale, sizeof scale);
+  // `block_bytes(part)` one after the other, rows in ggml's order.
+  template <class BytesOf>
+  void add_parts(const GgufWeight& g, const GgmlFormat& format, BytesOf&& bytes_of_part) {
+    const OutWeight& w = g.parts.front();
+    std::vector<std::int64_t> shape = w.shape;
+    if (g.stacked) shape.insert(shape.begin(), static_cast<std::int64_t>(g.parts.size()));
+    const std::int64_t rows = w.shape.empty() ? 1 : w.shape[0];
+    tensors.push_back({g.name, std::move(shape), &format,
+                       [parts = g.parts, rows, bytes_of_part, heads = interleaved(g.name),
+                        dim = heads_.head_dim](std::byte* out) {
+                         for (const OutWeight& part : parts) {
+                           const std::vector<std::byte> bytes = bytes_of_part(part);
+                           put_rows(bytes, rows, heads, dim, out);
+                           out += bytes.size();
+                         }
                        }});
-    if (w.nvfp4->input_scale) add_f32(stem + ".input_scale", {*w.nvfp4->input_scale});
   }
 
-  void add_plain(const OutWeight& w, const std::string& name) {
-    const bool matrix = w.shape.size() > 1;
+  // A number a part, known when its tensor has been written.
+  void add_scales(const std::string& name, std::vector<std::function<float()>> scales) {
+    const auto count = static_cast<std::int64_t>(scales.size());
+    tensors.push_back(
+        {name, {count}, &ggml_format("F32"), [scales = std::move(scales)](std::byte* out) {
+           for (const auto& scale : scales) {
+             const float value = scale();
+             std::memcpy(out, &value, sizeof value);
+             out += sizeof value;
+           }
+         }});
+  }
+
+  void add_nvfp4(const GgufWeight& g) {
+    add_parts(g, ggml_format("NVFP4"), [](const OutWeight& w) {
+      const auto n = static_cast<std::size_t>(w.shape[0] * w.shape[1]);
+      std::vector<std::uint8_t> codes(n / 2), scales(n / 16);
+      w.nvfp4->fill(codes.data(), scales.data());
+      std::vector<std::byte> blocks(n / 64 * 36);
+      for (std::size_t i = 0; i < n / 64; ++i)
+        nvfp4_block_from(codes.data() + 32 * i, scales.data() + 4 * i, blocks.data() + 36 * i);
+      return blocks;
+    });
+    const std::string stem = g.name.substr(0, g.name.rfind('.'));
+    std::vector<std::function<float()>> globals, inputs;
+    for (const OutWeight& w : g.parts) {
+      globals.emplace_back([nvfp4 = *w.nvfp4] { return nvfp4.global(); });
+      if (const auto scale = w.nvfp4->input_scale) inputs.emplace_back([scale] { return *scale; });
+    }
+    add_scales(stem + ".scale", std::move(globals));
+    if (!inputs.empty()) add_scales(stem + ".input_scale", std::move(inputs));
+  }
+
+  void add_plain(const GgufWeight& g) {
+    const OutWeight& w = g.parts.front();
+    const bool matrix = w.shape.size() > 1 && !g.f32;
     const bool f32 = !matrix || (!decode_ && !w.is_quantized() && w.dtype != DType::bf16);
     const bool as_q8 = matrix && q8_ && w.shape.back() % 32 == 0;
-    q8 += as_q8;
+    q8 += as_q8 ? static_cast<std::int64_t>(g.parts.size()) : 0;
     if (matrix && (as_q8 || !f32)) all_f32_ = false;
-    const GgmlFormat& format = ggml_format(as_q8 ? "Q8_0" : f32 ? "F32" : "BF16");
-    const std::int64_t rows = w.shape.empty() ? 1 : w.shape[0];
-    tensors.push_back(
-        {name, w.shape, &format,
-         [w, rows, as_q8, f32, heads = interleaved(name), dim = heads_.head_dim](std::byte* out) {
-           const OutTensor plain = plain_tensor(w, f32 || as_q8 ? DType::f32 : DType::bf16);
-           std::vector<std::byte> bytes(static_cast<std::size_t>(bytes_of(plain)));
-           plain.fill(bytes.data());
-           if (as_q8) {
-             const std::int64_t n = static_cast<std::int64_t>(bytes.size() / 4);
-             std::vector<std::byte> blocks(static_cast<std::size_t>(n / 32 * 34));
-             encode_q8_0(reinterpret_cast<const float*>(bytes.data()), n, blocks.data());
-             bytes = std::move(blocks);
-           }
-           put_rows(bytes, rows, heads, dim, out);
-         }});
+    add_parts(g,
+              ggml_format(as_q8 ? "Q8_0"
+                          : f32 ? "F32"
+                                : "BF16"),
+              [as_q8, f32](const OutWeight& part) {
+                const OutTensor plain = plain_tensor(part, f32 || as_q8 ? DType::f32 : DType::bf16);
+                std::vector<std::byte> bytes(static_cast<std::size_t>(bytes_of(plain)));
+                plain.fill(bytes.data());
+                if (!as_q8) return bytes;
+                const auto n = static_cast<std::int64_t>(bytes.size() / 4);
+                std::vector<std::byte> blocks(static_cast<std::size_t>(n / 32 * 34));
+                encode_q8_0(reinterpret_cast<const float*>(bytes.data()), n, blocks.data());
+                return blocks;
+              });
   }
 
   const OutModel& m_;
-  std::string arch_;
-  Heads heads_;
+  bool llama_;  // whose q and k have rows in another order
+  Heads heads_{};
   bool q8_, decode_, all_f32_ = true;
 };
 
@@ -201,7 +248,7 @@ std::vector<std::string> write(const fs::path& path, const OutModel& m, std::str
   std::vector<float> divisors;
   Json keys = keys_of(m, divisors);
   Writer writer(m, q8, decode);
-  for (const OutWeight& w : m.weights) writer.add(w);
+  for (const GgufWeight& g : is_hybrid(m) ? hybrid_weights(m) : dense_weights(m)) writer.add(g);
   writer.add_rope(divisors);
   keys["general.file_type"] = writer.file_type();
   if (writer.nvfp4 + writer.q8 > 0) keys["general.quantization_version"] = std::uint32_t{2};

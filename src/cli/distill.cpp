@@ -37,8 +37,10 @@ void add_distill(CLI::App& app) {
   command.text("source", o->source, "recipe (.yaml), or the model to distil");
   command.repeated("--set", o->sets, "key=value: changes a recipe key; may be repeated");
   command.optional("-o", o->output, "the same as --output, and stronger");
-  command.flag("--dry-run", o->dry_run,
-               "print what would be quantised and the memory it takes, and stop");
+  command.flag(
+      "--dry-run", o->dry_run,
+      "print what would be quantised and the memory it takes, where that is too much also on "
+      "4 and 8 cards, and stop; of the models a config.json is enough");
   command.flag("--print-recipe", o->print_recipe, "print the whole recipe as YAML, and stop");
   command.group("Recipe keys (in YAML: the same names, nested)");
   const auto keys = recipe::keys();

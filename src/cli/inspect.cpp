@@ -19,19 +19,9 @@ struct Options {
   bool json = false, tensors = false;
 };
 
-// The config.json of a model of which there may be nothing else.
-models::ModelConfig config_of(const fs::path& path) {
-  const bool folder = fs::is_directory(path);
-  if (!folder && path.extension() != ".json") {
-    const checkpoint::Checkpoint c = checkpoint::open(path);
-    return models::parse_config(c.config, c.generation_config);
-  }
-  return models::parse_config(read_json(folder ? path / "config.json" : path), Json());
-}
-
 // What quantisation by a policy would make of a model, from its config.json alone.
 int plan(const Options& o) {
-  const models::ModelConfig config = config_of(o.model);
+  const models::ModelConfig config = recipe::config_of(o.model);
   const auto rows = quantize::coverage(models::build(config), recipe::policy_named(*o.plan));
   double before = 0, after = 0;
   for (const quantize::CoverageRow& row : rows) {

@@ -6,6 +6,8 @@
 #include <cmath>
 #include <utility>
 
+#include "core/error.h"
+
 namespace qad::distill {
 
 namespace {
@@ -164,8 +166,10 @@ std::int64_t passing_per_token(const models::ModelConfig& config) {
       most = std::max(most, config.hidden + widths * layer.mlp->width);
     } else if (layer.experts) {
       const models::ExpertsConfig& e = *layer.experts;
-      most =
-          std::max(most, config.hidden + e.chosen * std::max(2 * e.width, config.hidden + e.width));
+      const std::int64_t widths = e.activation == models::Activation::swiglu ? 3 : 2;
+      most = std::max(
+          most, config.hidden +
+                    e.chosen * std::max(widths * e.width, config.hidden + (widths - 1) * e.width));
       most = std::max(most, 2 * config.hidden + 2 * e.shared_width);
     }
     if (layer.mamba) {
@@ -189,6 +193,24 @@ double head_rows(double tokens, double bytes) {
   return std::min(tokens, std::max(128.0, std::floor(kCudaLogits / bytes / 128) * 128));
 }
 
+// Values of two neighbouring layers and of the largest one.
+struct LargestLayers {
+  double pair = 0, one = 0;
+};
+LargestLayers largest_layers(const models::Model& shape) {
+  LargestLayers most;
+  double before = 0;
+  for (const models::Layer& layer : shape.layers) {
+    double values = 0;
+    for (const models::Parameter* p : models::parameters(layer))
+      values += static_cast<double>(p->value.numel());
+    most.pair = std::max(most.pair, before + values);
+    most.one = std::max(most.one, values);
+    before = values;
+  }
+  return most;
+}
+
 // What a micro-batch adds to what is held throughout.
 struct Peak {
   double activations, gradients, loss;
@@ -205,10 +227,14 @@ double MemoryPlan::total() const {
 
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, const models::Placement& placement,
-                       std::int64_t epoch_tokens, const quantize::Policy& policy) {
+                       std::int64_t epoch_tokens, const quantize::Policy& policy,
+                       std::int64_t cards) {
+  check(cards == 1 || (cards > 1 && !placement.device.is_cpu()), "plan",
+        "cards: expected one, or several GPUs, found {}", cards);
   // In floating point: numbers from a recipe may be absurd, and must not overflow.
   const Bytes bytes = bytes_of(config, placement);
   const bool gpu = !placement.device.is_cpu();
+  const double share = 1 / static_cast<double>(cards);
   const double n = static_cast<double>(models::parameter_count(student));
   const double seq_len = static_cast<double>(config.seq_len);
   const std::int64_t micro = config.micro_batch();
@@ -222,15 +248,26 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
 
   MemoryPlan plan;
   plan.bytes.emplace_back(gpu ? "CUDA" : "program and data", gpu ? kCuda : kProgram);
-  plan.bytes.emplace_back("student", n * bytes.value);
-  plan.bytes.emplace_back("master weights", master_bytes(shape, policy, config, placement));
-  plan.bytes.emplace_back("AdamW moments", 2 * n * bytes.moment);
+  plan.bytes.emplace_back("student", n * bytes.value * share);
+  plan.bytes.emplace_back("master weights", master_bytes(shape, policy, config, placement) * share);
+  plan.bytes.emplace_back("AdamW moments", 2 * n * bytes.moment * share);
   if (config.learn_scales)  // step sizes, two moments, gradients
     plan.bytes.emplace_back("learned block scales",
-                            quantised_values(shape, policy) / nvfp4::kBlock * 4 * kFloat);
+                            quantised_values(shape, policy) / nvfp4::kBlock * 4 * kFloat * share);
   if (teacher != nullptr)
-    plan.bytes.emplace_back("teacher",
-                            static_cast<double>(models::parameter_count(*teacher)) * bytes.value);
+    plan.bytes.emplace_back(
+        "teacher", static_cast<double>(models::parameter_count(*teacher)) * bytes.value * share);
+  double whole_gradient = 0;  // of a layer, on its way to the other cards
+  if (cards > 1) {
+    const LargestLayers own = largest_layers(shape);
+    double pair = own.pair, heads = head;
+    if (teacher != nullptr) {
+      pair = std::max(pair, largest_layers(models::build(*teacher)).pair);
+      heads += vocabulary * static_cast<double>(teacher->hidden);
+    }
+    plan.bytes.emplace_back("weights that are whole", std::max(pair, heads) * bytes.value);
+    whole_gradient = own.one * bytes.gradient;
+  }
   // QAT evaluates with a teacher and trains without.
   const bool both = teacher != nullptr && config.loss.divergences() > 0;
   const double hidden_states = 3 * tokens * hidden * bytes.value;  // both models', and the gradient
@@ -239,7 +276,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const auto less = [](const Peak& a, const Peak& b) { return a.total() < b.total(); };
   if (gpu) {
     // The head's gradient is FP32 as it is made; a tied embedding's own is one more of its size.
-    const double all = n * bytes.gradient, of_head = head * kFloat;
+    const double all = n * bytes.gradient * share, of_head = head * kFloat;
     const double earlier = micro < config.batch_sequences ? all : 0;
     // BF16 logits make room for their gradient themselves.
     const double logits = config.bf16_logits ? bytes.value : kFloat;
@@ -248,16 +285,19 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
     const double rows = head_rows(tokens, row);
     // In the head; at the start of the way back; at its end, where activations have gone and
     // gradients come. In between, one falls as the other rises.
-    worst =
-        std::max({Peak{activations, of_head + earlier, rows * row + hidden_states},
-                  Peak{activations + passing, of_head + earlier, 0},
-                  Peak{passing, all + (student.tied || config.bf16_gradients ? of_head : 0), 0}},
-                 less);
+    worst = std::max(
+        {Peak{activations, of_head + earlier, rows * row + hidden_states},
+         Peak{activations + passing, of_head + earlier, 0},
+         Peak{passing, all + whole_gradient + (student.tied || config.bf16_gradients ? of_head : 0),
+              0}},
+        less);
     for (const Activations::Rerun& r : per_token.reruns)
-      worst = std::max(worst,
-                       {r.held * tokens + passing,
-                        of_head + (earlier > 0 ? earlier : r.values * bytes.gradient), 0},
-                       less);
+      worst = std::max(
+          worst,
+          {r.held * tokens + passing,
+           of_head + whole_gradient + (earlier > 0 ? earlier : r.values * bytes.gradient * share),
+           0},
+          less);
   } else {
     // Gradients come as activations go, but hardly fit into what those leave of the heap: measured
     // at the 135M shape, both count.
@@ -287,7 +327,7 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
                             cached * static_cast<double>(teacher->hidden) * bytes.value);
   }
   if (config.state_folder.empty())
-    plan.bytes.emplace_back("kept candidates", kept_while_training(config) * n * kFloat);
+    plan.bytes.emplace_back("kept candidates", kept_while_training(config) * n * kFloat * share);
   return plan;
 }
 
@@ -300,12 +340,12 @@ void Fit::apply(TrainConfig& config, models::Placement& placement) const {
 
 Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                TrainConfig config, models::Placement placement, double room,
-               std::int64_t epoch_tokens, const quantize::Policy& policy) {
+               std::int64_t epoch_tokens, const quantize::Policy& policy, std::int64_t cards) {
   const bool given = config.micro_sequences > 0;
   const auto layers = static_cast<std::int64_t>(student.layers.size());
   const bool graphs = std::exchange(config.cuda_graphs, false);
   const auto fits = [&] {
-    return plan_memory(student, teacher, config, placement, epoch_tokens, policy).total() <=
+    return plan_memory(student, teacher, config, placement, epoch_tokens, policy, cards).total() <=
            0.95 * room;
   };
   const auto found = [&](bool fit) {

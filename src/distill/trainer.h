@@ -120,13 +120,20 @@ double learning_rate_at(const TrainConfig& config, std::int64_t step);
 // What training will take in bytes, by kind, before it starts; the sum is the predicted peak: of
 // the program on a CPU, of what is allocated on a GPU (goal: within 10 %). epoch_tokens, if not 0,
 // bounds the teacher's cache; `policy` says whose inputs are quantised.
+//
+// With `cards` > 1 a plan for that many GPUs, of what each would hold if they trained together as
+// ZeRO's stage 3 and FSDP do (arXiv 1910.02054, 2304.11277); the trainer itself uses one. `config`
+// and `epoch_tokens` are then a card's share. Weights of both models, masters, moments and
+// gradients are spread evenly; whole on each card are two layers' weights that follow each other,
+// or both heads, and the gradient of one layer until it is summed up; activations are a card's own.
 struct MemoryPlan {
   std::vector<std::pair<std::string, double>> bytes;
   double total() const;
 };
 MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                        const TrainConfig& config, const models::Placement& placement,
-                       std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {});
+                       std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {},
+                       std::int64_t cards = 1);
 // How a step fits into a GPU with `room` bytes free, a twentieth of which is left to fragmentation:
 // the fewest equal micro-batches (or config.micro_sequences, if given), with inputs packed if they
 // fit only so; and where not even the smallest does, with the fewest layers computed again in the
@@ -142,6 +149,7 @@ struct Fit {
 };
 Fit fit_memory(const models::ModelConfig& student, const models::ModelConfig* teacher,
                TrainConfig config, models::Placement placement, double room,
-               std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {});
+               std::int64_t epoch_tokens = 0, const quantize::Policy& policy = {},
+               std::int64_t cards = 1);
 
 }  // namespace qad::distill

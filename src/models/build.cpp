@@ -96,15 +96,16 @@ Mlp mlp(const Scope& scope, const MlpConfig& c, int layer, std::int64_t hidden,
 }
 
 Experts experts(const Scope& scope, const ExpertsConfig& c, int layer, std::int64_t hidden) {
-  check(c.activation == Activation::relu2, "build",
-        "layer {}: experts with a gate cannot be built yet", layer);
   const Scope gate = scope / "gate";
   Experts out{c,
               {{{(gate / "weight").prefix, c.experts}}, shape_only({c.experts, hidden})},
-              {{{(gate / "e_score_correction_bias").prefix, c.experts}}, shape_only({c.experts})},
+              std::nullopt,
               {},
               std::nullopt};
-  out.correction.constant = true;
+  if (c.scores == Scores::sigmoid) {
+    out.correction = plain(gate / "e_score_correction_bias", {c.experts});
+    out.correction->constant = true;
+  }
   for (std::int64_t e = 0; e < c.experts; ++e)
     out.routed.push_back(mlp(scope / "experts" / static_cast<std::size_t>(e),
                              {c.width, false, c.activation}, layer, hidden, "expert "));
@@ -163,7 +164,7 @@ void walk_layer(Layer& layer, OnParameter& parameter, OnLinear& linear) {
   if (layer.mlp) mlp(*layer.mlp);
   if (layer.experts) {
     parameter(layer.experts->router);
-    parameter(layer.experts->correction);
+    optional(layer.experts->correction);
     for (auto& expert : layer.experts->routed) mlp(expert);
     if (layer.experts->shared) mlp(*layer.experts->shared);
   }

@@ -18,7 +18,7 @@ constexpr std::string_view kOperation = kParseConfig;
 constexpr std::pair<const char*, const char*> kArchitectures[] = {
     {"llama", "LlamaForCausalLM"},          {"mistral", "MistralForCausalLM"},
     {"qwen2", "Qwen2ForCausalLM"},          {"qwen3", "Qwen3ForCausalLM"},
-    {"nemotron_h", "NemotronHForCausalLM"},
+    {"nemotron_h", "NemotronHForCausalLM"}, {"qwen3_moe", "Qwen3MoeForCausalLM"},
 };
 
 std::vector<std::int64_t> token_ids(const Json& json, const char* file, const char* key) {
@@ -146,7 +146,8 @@ std::string find_architecture(const Json& config) {
 void parse_llama(const Json& config, ModelConfig& model) {
   const bool llama = model.architecture == "LlamaForCausalLM";
   const bool qwen2 = model.architecture == "Qwen2ForCausalLM";
-  const bool qwen3 = model.architecture == "Qwen3ForCausalLM";
+  const bool moe = model.architecture == "Qwen3MoeForCausalLM";
+  const bool qwen3 = moe || model.architecture == "Qwen3ForCausalLM";
   const std::string activation = text_or(config, "hidden_act", "silu");
   check(activation == "silu" || activation == "swish", kOperation,
         "config.json: hidden_act: only silu is supported, found {}", activation);
@@ -166,8 +167,9 @@ void parse_llama(const Json& config, ModelConfig& model) {
   if (find(config, "head_dim")) {
     attention.head_dim = size(config, "head_dim");
   } else {
-    attention.head_dim = qwen3 ? 128 : model.hidden / attention.heads;
-    check(qwen3 || model.hidden % attention.heads == 0, kOperation,
+    const bool fixed = qwen3 && !moe;
+    attention.head_dim = fixed ? 128 : model.hidden / attention.heads;
+    check(fixed || model.hidden % attention.heads == 0, kOperation,
           "config.json: hidden_size: expected a multiple of num_attention_heads {} (there is no "
           "head_dim), found {}",
           attention.heads, model.hidden);
@@ -187,6 +189,7 @@ void parse_llama(const Json& config, ModelConfig& model) {
                       llama && boolean_or(config, "mlp_bias", false)};
   model.layers.assign(static_cast<std::size_t>(size(config, "num_hidden_layers", kMostLayers)),
                       LayerConfig{attention, mlp});
+  if (moe) parse_qwen3_moe(config, model);
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// What a decoder is made of, read from a Hugging Face config.json. Llama, Qwen2, Qwen3 and the
-// hybrids of Nemotron-H are settings of one description (design decision 5); an unknown
-// architecture, rope type or activation is an Error naming it.
+// What a decoder is made of, read from a Hugging Face config.json. Llama, Qwen2, Qwen3 (dense and
+// with experts) and the hybrids of Nemotron-H are settings of one description (design decision 5);
+// an unknown architecture, rope type or activation is an Error naming it.
 #pragma once
 
 #include <cstdint>
@@ -57,6 +57,12 @@ struct MlpConfig {
   Activation activation = Activation::swiglu;
 };
 
+// How a router's scores come from its logits.
+enum class Scores {
+  sigmoid,  // each by itself; a correction has a say in the choice (DeepSeek-V3, Nemotron 3)
+  softmax,  // over all experts (Qwen3-MoE)
+};
+
 // Routed experts after DeepSeek-V3 (arXiv 2412.19437, 2.1.2), each a feed-forward of `width`, and a
 // shared one that every token passes.
 struct ExpertsConfig {
@@ -67,6 +73,7 @@ struct ExpertsConfig {
   std::int64_t width = 0, shared_width = 0;    // 0: no shared expert
   bool bias = false;                           // of the shared one; the others have none
   Activation activation = Activation::swiglu;
+  Scores scores = Scores::sigmoid;
 };
 
 // A layer is a mixer (attention or Mamba) and a feed-forward (MLP or experts), each optional, each

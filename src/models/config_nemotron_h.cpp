@@ -157,10 +157,9 @@ ExpertsConfig parse_experts(const Json& config, std::size_t layer) {
   check(!find(config, "moe_latent_size"), kOperation,
         "config.json: moe_latent_size: layer {} (experts): only null is supported, found {}", layer,
         config.value("moe_latent_size", Json()).dump());
-  constexpr std::int64_t kMostExperts = 4096;
   ExpertsConfig c;
-  c.experts = size(config, "n_routed_experts", kMostExperts);
-  c.chosen = size(config, "num_experts_per_tok", kMostExperts);
+  c.experts = size(config, "n_routed_experts");
+  c.chosen = size(config, "num_experts_per_tok");
   c.groups = size_or(config, "n_group", 1);
   c.chosen_groups = size_or(config, "topk_group", 1);
   c.normalized = boolean_or(config, "norm_topk_prob", true);
@@ -170,9 +169,19 @@ ExpertsConfig parse_experts(const Json& config, std::size_t layer) {
   c.activation = Activation::relu2;
   if (integer(config, "n_shared_experts", 0, 1) == 1)
     c.shared_width = size(config, "moe_shared_expert_intermediate_size");
+  check_experts(c, layer, "n_routed_experts");
+  return c;
+}
+
+}  // namespace
+
+void check_experts(const ExpertsConfig& c, std::size_t layer, const char* key) {
+  constexpr std::int64_t kMostExperts = 4096;
+  check(c.experts <= kMostExperts, kOperation,
+        "config.json: {}: layer {} (experts): expected at most {}, found {}", key, layer,
+        kMostExperts, c.experts);
   check(c.experts % c.groups == 0, kOperation,
-        "config.json: n_routed_experts: layer {} (experts): expected a multiple of n_group {}, "
-        "found {}",
+        "config.json: {}: layer {} (experts): expected a multiple of n_group {}, found {}", key,
         layer, c.groups, c.experts);
   // A group is known by its two best.
   check(c.groups == 1 || c.experts / c.groups >= 2, kOperation,
@@ -183,18 +192,16 @@ ExpertsConfig parse_experts(const Json& config, std::size_t layer) {
         "config.json: topk_group: layer {} (experts): expected at most n_group {}, found {}", layer,
         c.groups, c.chosen_groups);
   check(c.chosen <= c.experts / c.groups * c.chosen_groups, kOperation,
-        "config.json: num_experts_per_tok: layer {} (experts): expected at most the {} experts of "
-        "topk_group {}, found {}",
-        layer, c.experts / c.groups * c.chosen_groups, c.chosen_groups, c.chosen);
+        "config.json: num_experts_per_tok: layer {} (experts): expected at most the {} experts {}, "
+        "found {}",
+        layer, c.experts / c.groups * c.chosen_groups,
+        c.groups == 1 ? "there are" : fmt::format("of topk_group {}", c.chosen_groups), c.chosen);
   check(
       c.experts * c.width <= 16 * kMostWidth, kOperation,
       "config.json: moe_intermediate_size: layer {} (experts): expected at most {} rows, found {} "
       "experts of {}",
       layer, 16 * kMostWidth, c.experts, c.width);
-  return c;
 }
-
-}  // namespace
 
 void parse_nemotron_h(const Json& config, ModelConfig& model) {
   const char* eps = either(config, "layer_norm_epsilon", "norm_eps");

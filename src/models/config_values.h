@@ -33,5 +33,10 @@ std::string text_or(const Json& json, const char* key, const char* fallback);
 
 // norm_eps and layers of a nemotron_h.
 void parse_nemotron_h(const Json& config, ModelConfig& model);
+// Experts in those layers of a qwen3_moe, parsed as a dense one, that have them.
+void parse_qwen3_moe(const Json& config, ModelConfig& model);
+// Throws Error for sizes that no router can choose from; `layer` is who has them, KEY what says how
+// many experts there are.
+void check_experts(const ExpertsConfig& c, std::size_t layer, const char* key);
 
 }  // namespace qad::models

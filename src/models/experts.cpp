@@ -105,9 +105,9 @@ at::Tensor run_experts(const Experts& m, const at::Tensor& x, const at::Tensor& 
                        const Observer& observer, bool again) {
   const ExpertsConfig& c = m.config;
   const Linears up = linears_of(m, &Mlp::gate_up), down = linears_of(m, &Mlp::down);
-  const ops::Routes routes =
-      ops::route(x, m.router.value, m.correction.value,
-                 {c.chosen, c.groups, c.chosen_groups, c.normalized, c.scale});
+  const ops::Routes routes = ops::route(
+      x, m.router.value, m.correction ? m.correction->value : at::Tensor(),
+      {c.chosen, c.groups, c.chosen_groups, c.normalized, c.scale, c.scores == Scores::softmax});
   const ops::ExpertOrder order = ops::sort_by_expert(routes.experts, c.experts);
   const auto input = [&](const Linears& linears, auto make) {
     return input_of(linears, order.offsets, observer, again, make);
@@ -115,8 +115,10 @@ at::Tensor run_experts(const Experts& m, const at::Tensor& x, const at::Tensor& 
   const at::Tensor rows =
       input(up, [&](const ops::GroupQuantizer* q) { return ops::gather_rows(x, order, q); });
   const at::Tensor first = apply(up, rows, order.offsets);
-  const at::Tensor activated = input(
-      down, [&](const ops::GroupQuantizer* q) { return ops::relu2(first, order.offsets, q); });
+  const at::Tensor activated = input(down, [&](const ops::GroupQuantizer* q) {
+    return c.activation == Activation::relu2 ? ops::relu2(first, order.offsets, q)
+                                             : ops::swiglu(first, order.offsets, q);
+  });
   return ops::combine_rows(apply(down, activated, order.offsets), routes.weights, order, beside);
 }
 

@@ -98,8 +98,9 @@ struct Mlp {
 // Routed experts, of which each token goes through a few, and one that all go through.
 struct Experts {
   ExpertsConfig config;
-  Parameter router;      // [experts, hidden]
-  Parameter correction;  // [experts], added to the scores for the choice alone
+  Parameter router;  // [experts, hidden]
+  // [experts], added to the scores for the choice alone; absent where these are a softmax
+  std::optional<Parameter> correction;
   std::vector<Mlp> routed;
   std::optional<Mlp> shared;
 };

@@ -11,7 +11,8 @@
 namespace qad::ops {
 
 // As DeepSeek-V3 (arXiv 2412.19437, 2.1.2) and Nemotron 3 route: scores are sigmoids, and a bias
-// that balances the load has a say in the choice alone.
+// that balances the load has a say in the choice alone. Or as Qwen3-MoE (arXiv 2505.09388): scores
+// are a softmax over all experts.
 struct RouterConfig {
   std::int64_t top_k = 1;
   // Experts stand in `groups` equal groups, at least two in each, of which those `top_groups` are
@@ -19,13 +20,14 @@ struct RouterConfig {
   std::int64_t groups = 1, top_groups = 1;
   bool normalize = true;  // the chosen scores are divided by their sum
   double scale = 1;       // and then multiplied by this
+  bool softmax = false;
 };
 
 struct Routes {
   at::Tensor experts;  // int32 [T, k], the best first; of equal ones the lower number
   at::Tensor weights;  // FP32 [T, k], differentiable by x and weight through the chosen scores
 };
-// x [T, H], weight [E, H], bias FP32 [E], which gets no gradient.
+// x [T, H], weight [E, H], bias FP32 [E] or undefined, which gets no gradient.
 Routes route(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
              const RouterConfig& config);
 
@@ -54,7 +56,8 @@ at::Tensor gather_rows(const at::Tensor& x, const ExpertOrder& order,
 at::Tensor grouped_linear(const at::Tensor& x, const std::vector<at::Tensor>& weights,
                           const at::Tensor& offsets);
 
-// relu2 of ops.h, and the quantisation of rows by group.
+// swiglu and relu2 of ops.h, and the quantisation of rows by group.
+at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& offsets, const GroupQuantizer* q);
 at::Tensor relu2(const at::Tensor& x, const at::Tensor& offsets, const GroupQuantizer* q);
 
 // y [T k, H] in the order of experts, weights [T, k], addend [T, H] or undefined -> [T, H]: of each

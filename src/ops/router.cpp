@@ -49,16 +49,27 @@ void limit_groups(const Choice& c, const float* value, std::vector<char>& open) 
   }
 }
 
+void sigmoid_of(const float* logits, std::vector<float>& scores) {
+  for (float& score : scores) score = 1 / (1 + std::exp(-*logits++));
+}
+
+void softmax_of(const float* logits, std::vector<float>& scores) {
+  const float largest = *std::max_element(logits, logits + scores.size());
+  float sum = 0;
+  for (float& score : scores) sum += score = std::exp(*logits++ - largest);
+  for (float& score : scores) score /= sum;
+}
+
 std::tuple<Tensor, Tensor, Tensor> router_cpu(const Tensor& x, const Tensor& weight,
-                                              const Tensor& bias, std::int64_t top_k,
+                                              const std::optional<Tensor>& bias, std::int64_t top_k,
                                               std::int64_t groups, std::int64_t top_groups,
-                                              bool normalize, double scale) {
+                                              bool normalize, double scale, bool softmax) {
   check_floats(x, 2, "router", "x");
   check_floats(weight, 2, "router", "weight");
-  check_floats(bias, 1, "router", "bias");
+  if (bias) check_floats(*bias, 1, "router", "bias");
   const std::int64_t tokens = x.size(0), experts = weight.size(0);
   check_size(x.size(1), weight.size(1), "router", "columns of x");
-  check_size(bias.size(0), experts, "router", "size of bias");
+  if (bias) check_size(bias->size(0), experts, "router", "size of bias");
   check(groups >= 1 && experts % groups == 0 && (groups == 1 || experts / groups >= 2) &&
             top_groups >= 1 && top_groups <= groups && top_k >= 1 &&
             top_k <= experts / groups * top_groups,
@@ -67,7 +78,8 @@ std::tuple<Tensor, Tensor, Tensor> router_cpu(const Tensor& x, const Tensor& wei
         "found {} of {} groups and top {}",
         experts, top_groups, groups, top_k);
   const Choice choice{experts, top_k, groups, top_groups};
-  const Tensor logits = product(x, weight.t()), correction = bias.contiguous();
+  const Tensor logits = product(x, weight.t()),
+               correction = bias ? bias->contiguous() : at::zeros({experts}, x.options());
   Tensor weights = at::empty({tokens, top_k}, x.options()), scores = at::empty_like(weights);
   Tensor chosen = at::empty({tokens, top_k}, x.options().dtype(at::kInt));
   const float *logit = logits.const_data_ptr<float>(), *b = correction.const_data_ptr<float>();
@@ -77,8 +89,8 @@ std::tuple<Tensor, Tensor, Tensor> router_cpu(const Tensor& x, const Tensor& wei
     std::vector<float> score(static_cast<std::size_t>(experts)), value(score);
     std::vector<char> open(score.size());
     for (std::int64_t t = begin; t < end; ++t) {
+      softmax ? softmax_of(logit + t * experts, score) : sigmoid_of(logit + t * experts, score);
       for (std::size_t e = 0; e < score.size(); ++e) {
-        score[e] = 1 / (1 + std::exp(-logit[t * experts + static_cast<std::int64_t>(e)]));
         value[e] = score[e] + b[e];
         open[e] = 1;
       }
@@ -98,13 +110,17 @@ std::tuple<Tensor, Tensor, Tensor> router_cpu(const Tensor& x, const Tensor& wei
   return {weights, chosen, scores};
 }
 
-// With w = c s / S, S the sum of the chosen: ds = c (g - sum(g s) / S) / S; d logit = ds s (1 - s).
+// With w = c s / S, S the sum of the chosen: ds = c (g - sum(g s) / S) / S; of a sigmoid then
+// d logit = ds s (1 - s), of a softmax, also of those that were not chosen, s (ds - sum(ds s)).
 std::tuple<Tensor, Tensor> router_backward_cpu(const Tensor& grad, const Tensor& x,
                                                const Tensor& weight, const Tensor& experts,
-                                               const Tensor& scores, bool normalize, double scale) {
+                                               const Tensor& scores, bool normalize, double scale,
+                                               bool softmax) {
   const Tensor gw = grad.contiguous();
   const std::int64_t tokens = x.size(0), count = weight.size(0), top_k = experts.size(1);
   const Tensor logits = at::zeros({tokens, count}, x.options());
+  const Tensor all = softmax ? product(x, weight.t()) : Tensor();
+  std::vector<float> score(static_cast<std::size_t>(count));
   const float *g = gw.const_data_ptr<float>(), *s = scores.const_data_ptr<float>();
   const auto* e = experts.const_data_ptr<std::int32_t>();
   float* d = logits.data_ptr<float>();
@@ -115,10 +131,16 @@ std::tuple<Tensor, Tensor> router_backward_cpu(const Tensor& grad, const Tensor&
       sum += s[j];
       along += g[j] * s[j];
     }
+    float mean = 0;
     for (std::int64_t j = t * top_k; j < (t + 1) * top_k; ++j) {
       const float ds = normalize ? c * (g[j] - along / sum) / sum : c * g[j];
-      d[t * count + e[j]] = ds * s[j] * (1 - s[j]);
+      d[t * count + e[j]] = softmax ? ds * s[j] : ds * s[j] * (1 - s[j]);
+      mean += ds * s[j];
     }
+    if (!softmax) continue;
+    softmax_of(all.const_data_ptr<float>() + t * count, score);
+    for (std::int64_t i = 0; i < count; ++i)
+      d[t * count + i] -= score[static_cast<std::size_t>(i)] * mean;
   }
   return {product(logits, weight), product(logits.t(), x)};
 }
@@ -150,11 +172,12 @@ std::tuple<Tensor, Tensor, Tensor> sort_by_expert_cpu(const Tensor& experts, std
 
 TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def(
-      "router(Tensor x, Tensor weight, Tensor bias, int top_k, int groups, int top_groups, "
-      "bool normalize, float scale) -> (Tensor weights, Tensor experts, Tensor scores)");
+      "router(Tensor x, Tensor weight, Tensor? bias, int top_k, int groups, int top_groups, "
+      "bool normalize, float scale, bool softmax) -> (Tensor weights, Tensor experts, Tensor "
+      "scores)");
   m.def(
       "router_backward(Tensor grad, Tensor x, Tensor weight, Tensor experts, Tensor scores, "
-      "bool normalize, float scale) -> (Tensor dx, Tensor dweight)");
+      "bool normalize, float scale, bool softmax) -> (Tensor dx, Tensor dweight)");
   m.def(
       "sort_by_expert(Tensor experts, int count) -> (Tensor rows, Tensor choices, Tensor offsets)");
 }
@@ -169,12 +192,15 @@ TORCH_LIBRARY_IMPL(qad, CPU, m) {
 Routes route(const Tensor& x, const Tensor& weight, const Tensor& bias, const RouterConfig& c) {
   static const auto op = find_op<decltype(router_cpu)>("qad::router");
   auto [weights, experts, scores] =
-      call_kernel(op, x, weight, bias, c.top_k, c.groups, c.top_groups, c.normalize, c.scale);
+      call_kernel(op, x, weight, bias.defined() ? std::optional(bias) : std::nullopt, c.top_k,
+                  c.groups, c.top_groups, c.normalize, c.scale, c.softmax);
   if (recording({&x, &weight}))
     record("router", weights, {x, weight}, {x, weight, experts, scores},
-           [normalize = c.normalize, scale = c.scale](const Tensor& grad, Tensors s) -> Tensors {
+           [normalize = c.normalize, scale = c.scale, softmax = c.softmax](const Tensor& grad,
+                                                                           Tensors s) -> Tensors {
              static const auto op = find_op<decltype(router_backward_cpu)>("qad::router_backward");
-             auto [dx, dweight] = call_kernel(op, grad, s[0], s[1], s[2], s[3], normalize, scale);
+             auto [dx, dweight] =
+                 call_kernel(op, grad, s[0], s[1], s[2], s[3], normalize, scale, softmax);
              return {dx, dweight};
            });
   return {experts, weights};

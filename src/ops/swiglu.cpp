@@ -1,6 +1,7 @@
-// SwiGLU on the joined gate and up projections: silu(gate) * up, in one pass each way.
+// SwiGLU on the joined gate and up projections: silu(gate) * up, in one pass each way, with the
+// quantisation of what follows, for all rows or by groups.
 #include "ops/autograd.h"
-#include "ops/quantized_rows.h"
+#include "ops/grouped_rows.h"
 #include "ops/simd.h"
 
 namespace qad::ops {
@@ -8,12 +9,15 @@ namespace {
 
 using at::Tensor;
 
-Tensor swiglu_cpu(const Tensor& gate_up, double global, std::int64_t rule,
-                  const std::optional<Tensor>& clipped) {
-  check_floats(gate_up, 2, "swiglu", "gate_up");
-  check(gate_up.size(1) % 2 == 0, "swiglu", "gate_up: expected an even number of columns, found {}",
-        gate_up.size(1));
-  RowQuantizer quantize("swiglu", global, rule, clipped);
+void check_gate_up(const Tensor& gate_up, const char* operation) {
+  check_floats(gate_up, 2, operation, "gate_up");
+  check(gate_up.size(1) % 2 == 0, operation,
+        "gate_up: expected an even number of columns, found {}", gate_up.size(1));
+}
+
+// quantize(y, row): of a row as it is ready.
+template <class Quantize>
+Tensor swiglu_rows(const Tensor& gate_up, Quantize&& quantize) {
   const Tensor in = gate_up.contiguous();
   const std::int64_t rows = in.size(0), cols = in.size(1) / 2;
   Tensor out = at::empty({rows, cols}, in.options());
@@ -28,9 +32,29 @@ Tensor swiglu_cpu(const Tensor& gate_up, double global, std::int64_t rule,
         const auto g = load(d, gate + i, n);
         store(d, hn::Mul(hn::Mul(g, sigmoid(d, g)), load(d, up + i, n)), y + i, n);
       });
-      quantize(y, 1, cols, y);
+      quantize(y, r);
     }
   });
+  return out;
+}
+
+Tensor swiglu_cpu(const Tensor& gate_up, double global, std::int64_t rule,
+                  const std::optional<Tensor>& clipped) {
+  check_gate_up(gate_up, "swiglu");
+  RowQuantizer quantize("swiglu", global, rule, clipped);
+  const std::int64_t cols = gate_up.size(1) / 2;
+  const Tensor out = swiglu_rows(gate_up, [&](float* y, std::int64_t) { quantize(y, 1, cols, y); });
+  quantize.count();
+  return out;
+}
+
+Tensor grouped_swiglu_cpu(const Tensor& gate_up, at::ArrayRef<double> globals, std::int64_t rule,
+                          const Tensor& offsets, const std::optional<Tensor>& clipped) {
+  check_gate_up(gate_up, "grouped_swiglu");
+  GroupedRowQuantizer quantize("grouped_swiglu", globals, rule, offsets, gate_up.size(0), clipped);
+  const std::int64_t cols = gate_up.size(1) / 2;
+  const Tensor out =
+      swiglu_rows(gate_up, [&](float* y, std::int64_t row) { quantize(y, row, 1, cols); });
   quantize.count();
   return out;
 }
@@ -62,10 +86,14 @@ Tensor swiglu_backward_cpu(const Tensor& grad, const Tensor& gate_up) {
 
 TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def("swiglu(Tensor gate_up, float global_scale, int rule, Tensor(a!)? clipped) -> Tensor");
+  m.def(
+      "grouped_swiglu(Tensor gate_up, float[] global_scales, int rule, Tensor offsets, "
+      "Tensor(a!)? clipped) -> Tensor");
   m.def("swiglu_backward(Tensor grad, Tensor gate_up) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("swiglu", swiglu_cpu);
+  m.impl("grouped_swiglu", grouped_swiglu_cpu);
   m.impl("swiglu_backward", swiglu_backward_cpu);
 }
 
@@ -74,15 +102,27 @@ Tensor forward(const Tensor& gate_up, const QuantizerArguments& q) {
   return call_kernel(op, gate_up, q.global, q.rule, q.clipped);
 }
 
+void record_swiglu(const Tensor& y, const Tensor& gate_up) {
+  if (!recording({&gate_up})) return;
+  record("swiglu", y, {gate_up}, {gate_up}, [](const Tensor& grad, Tensors saved) -> Tensors {
+    static const auto op = find_op<decltype(swiglu_backward_cpu)>("qad::swiglu_backward");
+    return {call_kernel(op, grad, saved[0])};
+  });
+}
+
 }  // namespace
 
 Tensor swiglu(const Tensor& gate_up, const Quantizer* q) {
   const Tensor y = forward(gate_up, QuantizerArguments(q));
-  if (recording({&gate_up}))
-    record("swiglu", y, {gate_up}, {gate_up}, [](const Tensor& grad, Tensors saved) -> Tensors {
-      static const auto op = find_op<decltype(swiglu_backward_cpu)>("qad::swiglu_backward");
-      return {call_kernel(op, grad, saved[0])};
-    });
+  record_swiglu(y, gate_up);
+  return y;
+}
+
+Tensor swiglu(const Tensor& gate_up, const Tensor& offsets, const GroupQuantizer* q) {
+  static const auto op = find_op<decltype(grouped_swiglu_cpu)>("qad::grouped_swiglu");
+  const GroupQuantizerArguments a(q);
+  const Tensor y = call_kernel(op, gate_up, a.globals, a.rule, offsets, a.clipped);
+  record_swiglu(y, gate_up);
   return y;
 }
 

@@ -176,7 +176,8 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
     if (!layer.experts) continue;
     const std::int64_t n = layer.experts->router.value.numel();
     plain("router", n, n * kBf16, "chooses experts");
-    const std::int64_t corrections = layer.experts->correction.value.numel();
+    if (!layer.experts->correction) continue;
+    const std::int64_t corrections = layer.experts->correction->value.numel();
     plain("router correction", corrections, corrections * kFloat, "chooses experts");
   }
   const std::int64_t rest = all - matrices;

@@ -2,6 +2,8 @@
 // into the output folder but whole files.
 #include "recipe/run.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -12,6 +14,7 @@
 #include "data/batches.h"
 #include "generate/generate.h"
 #include "recipe/benchmarks.h"
+#include "recipe/cards.h"
 #include "recipe/data_free.h"
 #include "recipe/progress.h"
 #include "recipe/report.h"
@@ -343,12 +346,41 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   return outcome;
 }
 
+namespace {
+
+double memory_of_machine() {
+  return static_cast<double>(::sysconf(_SC_PHYS_PAGES)) *
+         static_cast<double>(::sysconf(_SC_PAGESIZE));
+}
+
+// If training by `config` does not fit here, or nobody knows: how it would fit cards.
+void plan_cards(const Recipe& recipe, const distill::TrainConfig& config,
+                const models::ModelConfig& student, const models::ModelConfig& teacher,
+                const models::Placement& placement, std::int64_t epoch_tokens, double room) {
+  constexpr double kH200 = 141e9;
+  const quantize::Policy policy = policy_of(recipe);
+  const bool gpu = !placement.device.is_cpu();
+  const double here = gpu ? room : memory_of_machine();
+  const double takes =
+      distill::plan_memory(student, &teacher, config, placement, epoch_tokens, policy).total();
+  if (here > 0 && takes <= here) return;
+  if (here > 0) note("memory      does not fit: {} of {}", human_bytes(takes), human_bytes(here));
+  note("memory      sharded over cards (ZeRO stage 3, FSDP) a card would hold:\n{}",
+       cards_table(train_config_of(recipe), student, teacher, policy, epoch_tokens,
+                   gpu && room > 0 ? room : kH200));
+  std::string not_yet;
+  try {
+    models::check_kernels(student, models::placement_named("cuda").device);
+  } catch (const Error& e) {
+    not_yet = fmt::format("; {}", e.what());
+  }
+  note("memory      this program trains on one card today{}", not_yet);
+}
+
+}  // namespace
+
 void plan(const Recipe& recipe) {
   validate(recipe);
-  const auto config_of = [](const fs::path& path) {
-    const checkpoint::Checkpoint c = checkpoint::open(path);
-    return models::parse_config(c.config, c.generation_config);
-  };
   Outcome outcome;
   outcome.recipe = recipe;
   models::Model student = models::build(config_of(recipe.model));
@@ -373,7 +405,10 @@ void plan(const Recipe& recipe) {
       note("{}\nmemory      of the whole batch at once; on a GPU a run takes what fits", e.what());
     }
   }
-  plan_training(recipe, student.config, teacher, placement, epoch_tokens, room);
+  const distill::TrainConfig config =
+      plan_training(recipe, student.config, teacher, placement, epoch_tokens, room);
+  if (recipe.method != "ptq")
+    plan_cards(recipe, config, student.config, teacher, placement, epoch_tokens, room);
 }
 
 }  // namespace qad::recipe

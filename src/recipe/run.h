@@ -61,7 +61,8 @@ struct RunOptions {
 // whose `interrupted` is set; the same command then goes on from there.
 Outcome run(const Recipe& recipe, const RunOptions& options);
 
-// What run() would do, from the headers of the checkpoints alone: coverage and memory, on stderr.
+// What run() would do, from the config.json of the models alone: coverage and memory, on stderr; of
+// what does not fit also what several cards would hold.
 void plan(const Recipe& recipe);
 
 }  // namespace qad::recipe

@@ -58,6 +58,15 @@ LoadedModel with_tokenizer(checkpoint::Checkpoint source, models::Model model) {
 
 }  // namespace
 
+models::ModelConfig config_of(const fs::path& path) {
+  const bool folder = fs::is_directory(path);
+  if (!folder && path.extension() != ".json") {
+    const checkpoint::Checkpoint c = checkpoint::open(path);
+    return models::parse_config(c.config, c.generation_config);
+  }
+  return models::parse_config(read_json(folder ? path / "config.json" : path), Json());
+}
+
 LoadedModel load_model(const fs::path& path, const models::Placement& placement) {
   checkpoint::Checkpoint source = checkpoint::open(path);
   models::Model model = load_values(source, placement);

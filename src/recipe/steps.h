@@ -25,6 +25,9 @@ struct LoadedModel {
 
   bool quantized() const { return !source.quantization.is_null(); }
 };
+// The configuration of a model, of which there may be nothing else: a checkpoint, a folder with a
+// config.json, or that file.
+models::ModelConfig config_of(const fs::path& path);
 LoadedModel load_model(const fs::path& path, const models::Placement& placement);
 // The same without the model's values (models::open_model).
 LoadedModel open_model(const fs::path& path, const models::Placement& placement);

@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "core/error.h"
 #include "distill/tiny_model.h"
 
 namespace qad::distill {
@@ -110,6 +111,80 @@ TEST(MemoryPlan, RecomputedLayersKeepWhatEntersThem) {
   const double back = 2 * (32 + 3 * 48);
   EXPECT_EQ(activations("cuda", 3), tokens * (2 * (32 + 2 * 64) + 2 * gpu + gpu_end));
   EXPECT_EQ(activations("cuda", 5), tokens * (2 * (32 + 4 * 64) + gpu + back));
+}
+
+// By hand: of n values each card has a quarter; two layers, or both heads, are whole.
+TEST(MemoryPlan, CardsShareAllButActivations) {
+  auto config = tiny_config();
+  config.layers.resize(3, config.layers[0]);
+  config.layers[2].mlp->width = 80;
+  const std::int64_t layer = 64 * 32 + 32 * 32 + 96 * 32 + 32 * 48 + 64,
+                     wide = 64 * 32 + 32 * 32 + 160 * 32 + 32 * 80 + 64, head = 48 * 32,
+                     n = 2 * head + 2 * layer + wide + 32;
+  TrainConfig train = tiny_train();
+  train.state_folder = "x";
+  train.cuda_graphs = false;
+  models::Placement gpu = models::placement_named("cuda");
+  const auto of = [&](std::int64_t cards, std::int64_t sequences,
+                      const models::ModelConfig& teacher) {
+    TrainConfig c = train;
+    c.batch_sequences = sequences;
+    const MemoryPlan plan = plan_memory(config, &teacher, c, gpu, 0, {}, cards);
+    return std::map<std::string, double>(plan.bytes.begin(), plan.bytes.end());
+  };
+  auto one = of(1, 2000, config), four = of(4, 500, config);
+  EXPECT_FALSE(one.contains("weights that are whole"));
+  EXPECT_EQ(four["student"], 2 * n / 4.0);
+  EXPECT_EQ(four["teacher"], 2 * n / 4.0);
+  EXPECT_EQ(four["master weights"], 4 * n / 4.0);
+  EXPECT_EQ(four["AdamW moments"], 8 * n / 4.0);
+  EXPECT_EQ(four["weights that are whole"], 2.0 * static_cast<double>(layer + wide));
+  // A card's sequences have the activations of as many on one card.
+  EXPECT_EQ(four["activations"], of(1, 500, config)["activations"]);
+  // Heads of a large vocabulary are more than layers.
+  auto words = config;
+  words.vocabulary = config.vocabulary = 480;
+  EXPECT_EQ(of(4, 2, words)["weights that are whole"], 2.0 * 2 * 480 * 32);
+  EXPECT_THROW(plan_memory(config, &config, train, {}, 0, {}, 4), Error);  // on a CPU
+}
+
+// Where nothing passes but gradients: a quarter of all, and a layer's until it is summed up.
+TEST(MemoryPlan, CardsShareGradients) {
+  auto config = tiny_config();
+  config.layers.resize(40, config.layers[0]);
+  const double layer = 64 * 32 + 32 * 32 + 96 * 32 + 32 * 48 + 64, head = 48 * 32,
+               n = 2 * head + 40 * layer + 32;
+  TrainConfig train = tiny_train();
+  train.seq_len = 1;
+  train.batch_sequences = 1;
+  models::Placement gpu = models::placement_named("cuda");
+  const auto gradients = [&](std::int64_t cards) {
+    for (const auto& [kind, bytes] : plan_memory(config, &config, train, gpu, 0, {}, cards).bytes)
+      if (kind == "gradients") return bytes;
+    return 0.0;
+  };
+  EXPECT_EQ(gradients(1), 4 * n);
+  EXPECT_EQ(gradients(4), n + 4 * layer);
+}
+
+TEST(MemoryPlan, MoreCardsFitMore) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 64;
+  train.micro_sequences = 0;
+  const models::Placement gpu = models::placement_named("cuda");
+  const auto fit = [&](std::int64_t cards, double room) {
+    TrainConfig c = train;
+    c.batch_sequences = 64 / cards;
+    return fit_memory(config, &config, c, gpu, room, 0, {}, cards);
+  };
+  TrainConfig eight = train;
+  eight.batch_sequences = 8;
+  eight.cuda_graphs = false;
+  const double room = plan_memory(config, &config, eight, gpu, 0, {}, 8).total() / 0.95 + 1;
+  EXPECT_TRUE(fit(8, room).fits);
+  EXPECT_EQ(fit(8, room).micro_sequences, 8);
+  EXPECT_FALSE(fit(1, room).fits && fit(1, room).micro_sequences == 64);
 }
 
 TEST(MemoryPlan, ASmallerMicroBatchComesAfterPackedInputs) {

@@ -143,8 +143,8 @@ TEST(Trainer, ExpertsAndTheirRouterLearn) {
     config.split_masters = small;
     pair.student.placement.recomputed_layers = small ? 2 : 0;
     models::Experts& experts = *pair.student.layers[1].experts;
-    experts.correction.value.add_(0x1p-20);  // no BF16 value
-    const at::Tensor correction = experts.correction.value.clone();
+    experts.correction->value.add_(0x1p-20);  // no BF16 value
+    const at::Tensor correction = experts.correction->value.clone();
     const Outcome r = run(pair, config);
     EXPECT_LT(r.result.validations.back().kl, 0.9 * r.result.validations.front().kl);
     const auto parameters = models::parameters(pair.student);
@@ -153,7 +153,7 @@ TEST(Trainer, ExpertsAndTheirRouterLearn) {
         EXPECT_FALSE(at::equal(r.masters[i].to(at::kFloat), pair.masters[i]))
             << parameters[i]->parts.front().name;
       }
-    EXPECT_TRUE(at::equal(experts.correction.value, correction));
+    EXPECT_TRUE(at::equal(experts.correction->value, correction));
     std::int64_t seen = 0;
     for (const models::Mlp& e : experts.routed) {
       ASSERT_TRUE(e.down.quant->clipped.defined());
@@ -162,6 +162,27 @@ TEST(Trainer, ExpertsAndTheirRouterLearn) {
     // Two choices a token; training steps and validations alike count each token once.
     EXPECT_EQ(seen, 2 * 32 * pair.student.layers[0].mlp->down.quant->seen / 48);
   }
+}
+
+// So do experts with a gate behind a softmax, which has no correction.
+TEST(Trainer, GatedExpertsLearn) {
+  models::ModelConfig tiny = tiny_config();
+  for (models::LayerConfig& layer : tiny.layers) {
+    layer.mlp.reset();
+    layer.experts = models::ExpertsConfig{.experts = 4,
+                                          .chosen = 2,
+                                          .normalized = false,
+                                          .width = 32,
+                                          .scores = models::Scores::softmax};
+  }
+  Pair pair(tiny);
+  TrainConfig config = tiny_train();
+  config.batch_sequences = 16;
+  config.learning_rate = 3e-4;
+  const Outcome r = run(pair, config);
+  EXPECT_LT(r.result.validations.back().kl, 0.9 * r.result.validations.front().kl);
+  for (std::size_t i = 0; i < r.masters.size(); ++i)
+    EXPECT_FALSE(at::equal(r.masters[i], pair.masters[i])) << i;
 }
 
 void expect_values_are_shipped(const TrainConfig& config) {

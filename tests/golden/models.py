@@ -46,6 +46,15 @@ MODELS = {
         n_groups=2, ssm_state_size=16, conv_kernel=4, use_conv_bias=False, chunk_size=8, n_routed_experts=4,
         num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1, moe_shared_expert_intermediate_size=32,
         routed_scaling_factor=2.5, layer_norm_epsilon=1e-5, tie_word_embeddings=False)),
+    # Experts with a gate behind a softmax router, in every second layer and not in the last; the weights of the chosen
+    # do not add up to one.
+    "qwen3_moe": ("Qwen3Moe", torch.bfloat16, dict(
+        num_hidden_layers=5, head_dim=16, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32,
+        norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[3], tie_word_embeddings=False,
+        rope_parameters=THETA)),
+    "qwen3_moe_normed": ("Qwen3Moe", torch.bfloat16, dict(
+        head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=16, norm_topk_prob=True,
+        tie_word_embeddings=True, rope_parameters=THETA)),
     "mistral": ("Mistral", torch.float16, dict(sliding_window=None, tie_word_embeddings=False, rope_parameters=THETA)),
 }
 

@@ -67,6 +67,46 @@ TEST(Config, FamiliesDifferInBiasesAndNorms) {
   EXPECT_EQ(parse(R"({"architectures": null})").architecture, "LlamaForCausalLM");
 }
 
+TEST(Config, Qwen3MoeHasExpertsWhereItSaysSo) {
+  const std::string moe =
+      R"("architectures": ["Qwen3MoeForCausalLM"], "moe_intermediate_size": 24,
+         "num_experts_per_tok": 2, "num_hidden_layers": 5)";
+  const auto with = [&](const std::string& more) {
+    return parse(("{" + moe + more + "}").c_str());
+  };
+  const ModelConfig c =
+      with(R"(, "num_experts": 6, "decoder_sparse_step": 2, "mlp_only_layers": [3])");
+  for (const std::size_t i : {0, 2, 3, 4}) {
+    EXPECT_EQ(c.layers[i].mlp->width, 96) << i;
+    EXPECT_FALSE(c.layers[i].experts) << i;
+  }
+  EXPECT_FALSE(c.layers[1].mlp);
+  const ExpertsConfig& e = *c.layers[1].experts;
+  EXPECT_EQ(e.experts, 6);
+  EXPECT_EQ(e.chosen, 2);
+  EXPECT_EQ(e.width, 24);
+  EXPECT_EQ(e.shared_width, 0);
+  EXPECT_EQ(e.scores, Scores::softmax);
+  EXPECT_FALSE(e.normalized);
+  EXPECT_TRUE(c.layers[1].attention->qk_norm);
+  EXPECT_EQ(c.layers[1].attention->head_dim, 16);
+  EXPECT_TRUE(
+      with(R"(, "num_local_experts": 4, "norm_topk_prob": true)").layers[0].experts->normalized);
+  const auto error = [&](const std::string& more) {
+    try {
+      with(more);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("none");
+  };
+  EXPECT_THAT(error(""), HasSubstr("num_local_experts"));
+  EXPECT_THAT(error(R"(, "num_experts": 1)"),
+              HasSubstr("layer 0 (experts): expected at most the 1 experts there are, found 2"));
+  EXPECT_THAT(error(R"(, "num_experts": 4, "mlp_only_layers": [-1])"),
+              HasSubstr("mlp_only_layers"));
+}
+
 TEST(Config, GenerationConfigOverridesEos) {
   EXPECT_THAT(parse(R"({"eos_token_id": [3, 4]})").eos, ElementsAre(3, 4));
   EXPECT_THAT(parse("{}", Json::parse(R"({"eos_token_id": [5, 6]})")).eos, ElementsAre(5, 6));

@@ -181,7 +181,7 @@ TEST_P(Golden, HasNoProblems) {
 INSTANTIATE_TEST_SUITE_P(Models, Golden,
                          ::testing::Values("llama", "llama_bias_tied", "qwen2", "qwen3_yarn",
                                            "mistral", "nemotron_h", "nemotron_h_experts",
-                                           "nemotron_h_all"),
+                                           "nemotron_h_all", "qwen3_moe", "qwen3_moe_normed"),
                          [](const auto& info) { return std::string(info.param); });
 
 // Each edit of a good checkpoint gives one error that names the tensor.
@@ -265,7 +265,7 @@ TEST(Experts, BrokenOnesAreOneClearError) {
 TEST(Experts, CorrectionIsAsStored) {
   const auto c = checkpoint::open(kGolden / "nemotron_h_experts");
   const Model model = load(c);
-  const at::Tensor& correction = model.layers[3].experts->correction.value;
+  const at::Tensor& correction = model.layers[3].experts->correction->value;
   std::vector<float> stored(8);
   read_f32(c.at("backbone.layers.3.mixer.gate.e_score_correction_bias"), stored.data());
   EXPECT_TRUE(at::equal(correction, at::tensor(stored)));

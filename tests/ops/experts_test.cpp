@@ -23,8 +23,10 @@ struct ReferenceRoutes {
 };
 ReferenceRoutes reference_route(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                 const RouterConfig& c) {
-  const Tensor s = at::mm(x, weight.t()).sigmoid();
-  Tensor choice = s.detach() + bias.to(at::kDouble);
+  const Tensor logits = at::mm(x, weight.t());
+  const Tensor s = c.softmax ? logits.softmax(-1) : logits.sigmoid();
+  Tensor choice = s.detach();
+  if (bias.defined()) choice = choice + bias.to(at::kDouble);
   if (c.groups > 1) {
     const Tensor grouped = choice.view({x.size(0), c.groups, -1});
     const Tensor best = std::get<0>(grouped.topk(2, -1)).sum(-1);
@@ -49,6 +51,9 @@ const RouterCase kRouters[] = {
     {"SixOf128", 128, {.top_k = 6, .scale = 2.5}},
     {"TwoOfOneGroup", 8, {.top_k = 2, .groups = 2, .top_groups = 1}},
     {"AllOfTwoGroups", 9, {.top_k = 6, .groups = 3, .top_groups = 2, .scale = 0.5}},
+    {"SoftmaxTwoOfSix", 6, {.top_k = 2, .normalize = false, .softmax = true}},
+    {"SoftmaxEightOf128", 128, {.top_k = 8, .scale = 2, .softmax = true}},
+    {"SoftmaxAll", 3, {.top_k = 3, .normalize = false, .softmax = true}},
     {"AsTheyAre", 8, {.top_k = 3, .groups = 4, .top_groups = 2, .normalize = false, .scale = 3}},
 };
 
@@ -58,7 +63,8 @@ TEST_P(Router, ChoosesAndWeighsAsTheFormula) {
   const auto& [name, experts, config] = GetParam();
   for (const std::int64_t tokens : {1, 7, 300}) {
     const Tensor x = leaf(random({tokens, 24})), w = leaf(random({experts, 24}, 0.3));
-    const Tensor bias = random({experts}, 0.2), xd = double_leaf(x), wd = double_leaf(w);
+    const Tensor bias = config.softmax ? Tensor() : random({experts}, 0.2), xd = double_leaf(x),
+                 wd = double_leaf(w);
     const Routes routes = route(x, w, bias, config);
     const ReferenceRoutes expected = reference_route(xd, wd, bias, config);
     ASSERT_TRUE(at::equal(routes.experts.to(at::kLong), expected.experts)) << name;
@@ -253,6 +259,12 @@ TEST_P(Mixture, RowsAreQuantisedUnderTheirExpertsScale) {
   };
   compare("gather_rows", gather_rows(x, order, &q), rows);
   compare("relu2", relu2(rows, order.offsets, &q), relu2(rows));
+  const Tensor pairs = leaf(random({rows.size(0), 64}, 3)), apart = leaf(pairs.detach());
+  compare("swiglu", swiglu(pairs, order.offsets, &q).detach(), swiglu(pairs.detach()));
+  const Tensor g = random({rows.size(0), 32});
+  swiglu(pairs, order.offsets, &q).backward(g);
+  swiglu(apart).backward(g);
+  expect_same(pairs.grad(), apart.grad(), "straight through");
 }
 INSTANTIATE_TEST_SUITE_P(Experts, Mixture, ::testing::ValuesIn(kRoutings),
                          [](const auto& info) { return std::string(info.param.name); });

@@ -1,5 +1,5 @@
 """What we write in each format, read by the programs it is for."""
-import json, subprocess
+import json, shutil, subprocess
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFReader, get_tensor_name_map
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, NemotronHConfig, NemotronHForCausalLM
 
-from conftest import ROOT, qad
+from conftest import HYBRID, ROOT, SMALL, qad
 
 try:
     import llama_cpp
@@ -268,6 +268,87 @@ def test_the_table_of_the_documentation_is_true():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def hybrid_as_gguf(tensors, moe):
+    """Values of an HF folder under gguf-py's names for it, in the shapes that llama.cpp's converter gives them."""
+    names, values, stacks = get_tensor_name_map(MODEL_ARCH.NEMOTRON_H_MOE if moe else MODEL_ARCH.NEMOTRON_H, 8), {}, {}
+    for name, t in tensors.items():
+        t = t.float()
+        name = name.replace("e_score_correction_bias", "e_score_correction.bias").replace("dt_bias", "dt.bias")
+        if name.endswith((".A_log", ".D")):
+            values[names.get_name(name)] = (-torch.exp(t) if name.endswith("A_log") else t).reshape(-1, 1)
+            continue
+        stem, _, suffix = name.rpartition(".")
+        if ".experts." in name:
+            head, _, tail = stem.partition(".mixer.experts.")
+            expert, _, part = tail.partition(".")
+            stacks.setdefault(f"{head.replace('backbone', 'model')}.mlp.experts.{part}", {})[int(expert)] = t
+            continue
+        if stem.endswith("conv1d") and suffix == "weight":
+            t = t.squeeze(1)
+        if stem.endswith("mixer.norm"):
+            t = t.reshape(2, -1)  # groups
+        key = names.get_name(stem) or stem.replace("backbone.layers.", "blk.").replace("mixer.dt", "ssm_dt")
+        values[f"{key}.{suffix}"] = t
+    for stem, experts in stacks.items():
+        values[f"{names.get_name(stem)}.weight"] = torch.stack([experts[e] for e in range(len(experts))])
+    return values
+
+
+@pytest.mark.parametrize("moe", [False, True], ids=["dense", "experts"])
+@pytest.mark.parametrize("format", ["gguf", "gguf-bf16", "gguf-q8_0"])
+def test_hybrids_as_gguf_have_our_values_for_gguf_py(moe, format, tmp_path, tokenizer_files):
+    torch.manual_seed(5)
+    sizes = {**SMALL, **HYBRID, "hidden_size": 128, "intermediate_size": 192, "mamba_num_heads": 16}
+    if moe:
+        sizes |= {"hybrid_override_pattern": "MEM*E", "num_hidden_layers": 5, "n_routed_experts": 4, "num_experts_per_tok": 2,
+                  "n_group": 1, "topk_group": 1, "moe_intermediate_size": 64, "n_shared_experts": 1,
+                  "moe_shared_expert_intermediate_size": 128, "routed_scaling_factor": 2.5}
+    model = NemotronHForCausalLM(NemotronHConfig(**sizes)).to(torch.bfloat16)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.data = 0.2 * torch.randn(buffer.shape)
+    folder, nvfp4, bf16, out = (tmp_path / n for n in ("hf", "nvfp4", "bf16", "m.gguf"))
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer_files / name, folder / name)
+    qad("quantize", folder, "-o", nvfp4, *CALIB)
+    qad("convert", nvfp4, bf16, "--format", "hf-bf16")
+    qad("convert", nvfp4, out, "--format", format)
+    reader = GGUFReader(out)
+    tensors = {t.name: t for t in reader.tensors}
+    expected = hybrid_as_gguf(tensors_of(bf16), moe)
+    scales = {n for n in tensors if n.endswith((".scale", ".input_scale"))}
+    assert set(tensors) - scales == set(expected)
+    for name, value in expected.items():
+        t = tensors[name]
+        ours = torch.from_numpy(dequantize(t.data, t.tensor_type).copy()).reshape(value.shape)
+        assert tuple(int(n) for n in t.shape[::-1]) == tuple(value.shape), name
+        if name.removesuffix(".weight") + ".scale" in tensors:
+            scale = torch.tensor(tensors[name.removesuffix(".weight") + ".scale"].data)
+            ours = ours * scale.reshape(-1, *[1] * (value.dim() - 1))
+        if t.tensor_type == GGMLQuantizationType.Q8_0:
+            assert (ours - value).abs().max() <= value.abs().max() / 250, name
+        elif name.endswith("ssm_a"):
+            torch.testing.assert_close(ours, value, rtol=1e-6, atol=0)
+        else:
+            assert torch.equal(ours, value), name
+    types = {name: t.tensor_type.name for name, t in tensors.items()}
+    quantised = [n for n in types if types[n] == ("BF16" if format == "gguf-bf16" else "NVFP4")]
+    assert {"blk.0.ssm_in.weight", "blk.1.ffn_down_exps.weight" if moe else "blk.1.ffn_down.weight"} <= set(quantised)
+    assert types["token_embd.weight"] == ("Q8_0" if format == "gguf-q8_0" else "BF16")
+    assert types["blk.0.ssm_conv1d.weight"] == types["blk.0.ssm_norm.weight"] == types["blk.0.ssm_a"] == "F32"
+    fields = {k: f.contents() for k, f in reader.fields.items()}
+    arch = "nemotron_h_moe" if moe else "nemotron_h"
+    assert fields["general.architecture"] == arch
+    assert fields[arch + ".attention.head_count_kv"] == ([0, 0, 0, 2, 0] if moe else [0, 0, 0, 2, 0, 0])
+    assert fields[arch + ".feed_forward_length"] == ([0, 64, 0, 0, 64] if moe else [0, 192, 0, 0, 0, 192])
+    assert fields[arch + ".ssm.inner_size"] == 256 and fields[arch + ".ssm.time_step_rank"] == 16
+    if moe:
+        assert types["blk.1.ffn_gate_inp.weight"] == types["blk.1.exp_probs_b.bias"] == "F32"
+        assert fields[arch + ".expert_count"] == 4 and fields[arch + ".expert_weights_scale"] == 2.5
+        assert tensors["blk.1.ffn_up_exps.weight"].shape.tolist() == [128, 64, 4]
+
+
 def test_hybrids_keep_their_bits_in_hf_folders_and_are_refused_elsewhere(tiny, tmp_path):
     folder, model = tiny
     if model.config.model_type != "nemotron_h":
@@ -283,6 +364,5 @@ def test_hybrids_keep_their_bits_in_hf_folders_and_are_refused_elsewhere(tiny, t
     qad("convert", first, tmp_path / "bf16", "--format", "hf-bf16")
     for name, tensor in tensors_of(tmp_path / "bf16").items():
         assert tensor.dtype == (original[name].dtype if original[name].dtype != torch.uint8 else torch.bfloat16), name
-    assert 'model_type "nemotron_h": GGUF is written of' in qad("convert", first, tmp_path / "g", "--format", "gguf", ok=False)
     assert "MLX has no global scales" in qad("convert", first, tmp_path / "x", "--format", "mlx", ok=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["back", "bf16", "ct", "modelopt"]

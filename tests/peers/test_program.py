@@ -174,6 +174,30 @@ def test_the_plan_matches_the_peak(tmp_path, layers):
     assert predicted == pytest.approx(int(run.stdout) * 1024, rel=0.1)
 
 
+def test_the_plan_of_a_model_that_is_not_there(tmp_path):
+    """From config.json alone: Nemotron 3 Nano 30B-A3B does not fit a card, and what each of several would hold."""
+    (tmp_path / "config.json").write_text(json.dumps({
+        "architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h", "vocab_size": 131072, "hidden_size": 2688,
+        "hybrid_override_pattern": "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME", "num_attention_heads": 32,
+        "num_key_value_heads": 2, "head_dim": 128, "mamba_num_heads": 64, "mamba_head_dim": 64, "n_groups": 8, "conv_kernel": 4,
+        "ssm_state_size": 128, "n_routed_experts": 128, "num_experts_per_tok": 6, "n_shared_experts": 1,
+        "moe_shared_expert_intermediate_size": 3712, "moe_intermediate_size": 1856, "intermediate_size": 1856,
+        "mlp_hidden_act": "relu2", "max_position_embeddings": 262144, "tie_word_embeddings": False}))
+    done = subprocess.run([str(QAD), "distill", str(tmp_path), "--quantize.policy", "nvfp4-nano-30b-a3b", "--device", "cuda",
+                           "--train.seq_len", "4096", "--train.batch_sequences", "64", "--dry-run"],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    rows = {line.strip()[:28].strip(): line.strip()[28:].split() for line in done.stderr.splitlines()}
+    assert rows["cards of 141 GB"] == ["1", "4", "8"]
+    gb = lambda kind: [float(x) * {"GB": 1, "MB": 1e-3, "TB": 1e3}[unit] for x, unit in zip(rows[kind][::2], rows[kind][1::2])]
+    parameters = 31.578
+    for kind, bytes in (("student", 2), ("teacher", 2), ("master weights", 4), ("AdamW moments", 8)):
+        assert gb(kind) == pytest.approx([bytes * parameters / cards for cards in (1, 4, 8)], rel=0.01)
+    assert rows["fits"] == ["no", "no", "yes"]
+    assert "keys and values in FP8" in done.stderr and "trains on one card today" in done.stderr
+    assert "is computed on a CPU alone" in done.stderr and "layer 0 is a Mamba mixer" in done.stderr
+
+
 def test_a_full_disk_leaves_nothing(tmp_path):
     """A file size limit stands for the full disk: the write fails in the middle."""
     out = tmp_path / "out"

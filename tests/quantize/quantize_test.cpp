@@ -192,6 +192,9 @@ const Case kCases[] = {
           })},
     {"CacheHybrid", "nemotron_h_all", with("nvfp4", [](Policy& p) { p.fp8_cache = true; })},
     {"Experts", "nemotron_h_experts", preset("nvfp4")},
+    {"GatedExperts", "qwen3_moe", preset("nvfp4")},
+    {"GatedExpertsCache", "qwen3_moe_normed",
+     with("nvfp4-mlp-only", [](Policy& p) { p.fp8_cache = true; })},
     {"ExpertsWeightOnly", "nemotron_h_experts", preset("nvfp4-weight-only")},
 };
 INSTANTIATE_TEST_SUITE_P(Quantize, RoundTrip, ::testing::ValuesIn(kCases),
@@ -305,7 +308,7 @@ models::Model one_sided() {
   models::Model model = models::load(source("nemotron_h_experts"));
   const at::Tensor correction = at::zeros({8});
   correction.narrow(0, 0, 3).copy_(at::tensor({9.0f, 8.0f, 7.0f}));
-  model.layers[3].experts->correction.value = correction;
+  model.layers[3].experts->correction->value = correction;
   return model;
 }
 
