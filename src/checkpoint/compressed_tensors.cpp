@@ -83,11 +83,12 @@ void adopt_cache_scales(Checkpoint& c) {
   std::vector<std::pair<std::string, std::string>> moves;
   for (const auto& [name, t] : c.tensors)
     for (const char which : {'k', 'v'}) {
-      const std::string bare = fmt::format(".self_attn.{}_scale", which),
+      const std::string bare = fmt::format(".{}_scale", which),
+                        ours = fmt::format(".{0}_proj.{0}_scale", which),
                         old = fmt::format(".{}_proj.output_scale", which);
-      if (name.ends_with(bare))
-        moves.emplace_back(
-            name, fmt::format("{0}.self_attn.{1}_proj.{1}_scale", without(name, bare), which));
+      // Of the whole attention, whatever its architecture calls it.
+      if (name.ends_with(bare) && !name.ends_with(ours))
+        moves.emplace_back(name, without(name, bare) + ours);
       if (name.ends_with(old))
         moves.emplace_back(name, fmt::format("{0}.{1}_proj.{1}_scale", without(name, old), which));
     }

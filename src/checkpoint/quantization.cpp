@@ -41,8 +41,17 @@ Json from_flat(const Json& config) {
   copy_key(out, "exclude_modules", config, "ignore");
   copy_key(out, "exclude_modules", config, "exclude_modules");
   if (const auto kv = config.find("kv_cache_scheme"); kv != config.end() && kv->is_object()) {
-    if (kv->value("num_bits", Json()) == 8 && kv->value("type", Json()) == "float")
-      out["kv_cache_quant_algo"] = "FP8";
+    const auto is = [&](const char* key, const Json& expected) {
+      const auto it = kv->find(key);
+      return it == kv->end() || it->is_null() || *it == expected;
+    };
+    const bool fp8 = kv->value("num_bits", Json()) == 8 && kv->value("type", Json()) == "float" &&
+                     is("strategy", "tensor") && is("dynamic", false) && is("symmetric", true);
+    check(fp8, kOperation,
+          "kv_cache_scheme: expected FP8 (num_bits 8, type float) with one calibrated scale a "
+          "layer, found {}",
+          kv->dump());
+    out["kv_cache_quant_algo"] = "FP8";
   } else {
     copy_key(out, "kv_cache_quant_algo", config, "kv_cache_scheme");
   }

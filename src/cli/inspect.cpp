@@ -175,7 +175,8 @@ void add_inspect(CLI::App& app) {
     fmt::print("  {} layers ({}), hidden {}, vocabulary {}{}\n", config.layers.size(), kinds,
                config.hidden, config.vocabulary, config.tied ? ", tied head" : "");
     const checkpoint::Quantization q = checkpoint::read_quantization(c.quantization);
-    fmt::print("  quantisation: {}\n", q.algo.empty() ? "none" : q.algo + " (" + q.method + ")");
+    fmt::print("  quantisation: {}{}\n", q.algo.empty() ? "none" : q.algo + " (" + q.method + ")",
+               q.kv_cache_algo.empty() ? "" : ", keys and values " + q.kv_cache_algo);
     if (o->tensors)
       for (const Json& t : j["tensors"])
         fmt::print("  {:<10} {:<20} {}\n", t["dtype"].get<std::string>(), t["shape"].dump(),

@@ -136,16 +136,20 @@ Activations activations_of(const models::Model& shape, const quantize::Policy& p
   return a;
 }
 
+double quantised_values(const models::Model& shape, const quantize::Policy& policy) {
+  double n = 0;
+  for (const models::Linear* l : models::linears(shape))
+    if (quantize::decide(policy, *l, static_cast<std::int64_t>(shape.layers.size())).quantize)
+      n += static_cast<double>(l->weight.value.numel());
+  return n;
+}
+
 // A high half that is the student's value itself is counted with the student.
 double master_bytes(const models::Model& shape, const quantize::Policy& policy,
                     const TrainConfig& config, const models::Placement& placement) {
   const double n = static_cast<double>(models::parameter_count(shape.config));
   if (!config.split_masters || placement.type != at::kBFloat16) return n * kFloat;
-  double quantised = 0;
-  for (const models::Linear* l : models::linears(shape))
-    if (quantize::decide(policy, *l, static_cast<std::int64_t>(shape.layers.size())).quantize)
-      quantised += static_cast<double>(l->weight.value.numel());
-  return n * 2 + quantised * 2;
+  return n * 2 + quantised_values(shape, policy) * 2;
 }
 
 // The most values a token on their way through a layer's backward pass: the gradient of the
@@ -221,6 +225,9 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("student", n * bytes.value);
   plan.bytes.emplace_back("master weights", master_bytes(shape, policy, config, placement));
   plan.bytes.emplace_back("AdamW moments", 2 * n * bytes.moment);
+  if (config.learn_scales)  // step sizes, two moments, gradients
+    plan.bytes.emplace_back("learned block scales",
+                            quantised_values(shape, policy) / nvfp4::kBlock * 4 * kFloat);
   if (teacher != nullptr)
     plan.bytes.emplace_back("teacher",
                             static_cast<double>(models::parameter_count(*teacher)) * bytes.value);

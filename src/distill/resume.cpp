@@ -70,6 +70,7 @@ Json to_json(const TrainConfig& c) {
               {"optimizer_states", name_of(c.optimizer_states)},
               {"gradients", c.bf16_gradients ? "bf16" : "fp32"},
               {"logits", c.bf16_logits ? "bf16" : "fp32"}};
+  if (c.learn_scales) out["learn_scales"] = true;  // absent in points of before: not learned
   for_each_loss(c.loss, [&](const char* name, double w) { out[std::string("loss.") + name] = w; });
   return out;
 }
@@ -92,11 +93,18 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
   out["model"] = hex(fingerprint(weights));
   if (teacher != nullptr) out["teacher"] = hex(fingerprint(*teacher));
   out["quantize.global_scale"] = rule == nvfp4::GlobalScale::amax ? "amax" : "pow2";
+  for (const models::Layer& layer : student.layers)
+    if (layer.attention && layer.attention->kv_scales) {
+      out["quantize " + key_scale_name(layer)] = layer.attention->kv_scales->key;
+      out["quantize " + value_scale_name(layer)] = layer.attention->kv_scales->value;
+    }
   for (const models::Linear* l : models::linears(student)) {
     Json& quant = out["quantize " + linear_name(l->weight.parts.front())];
     quant = "no";
     if (l->quant == nullptr) continue;
-    quant = {{"weight_scales", name_of(l->quant->weight_rule)}};
+    const at::Tensor& scales = l->quant->weight_scales;
+    quant = {{"weight_scales", scales.defined() ? "chosen: " + hex(fingerprint({scales}))
+                                                : std::string(name_of(l->quant->weight_rule))}};
     if (!l->quant->input_global) continue;
     quant["input_scales"] = name_of(l->quant->input_rule);
     quant["input_global"] = *l->quant->input_global;
@@ -126,6 +134,10 @@ std::uint64_t fingerprint(const models::Model& model) {
   std::vector<float> scales;
   for (const models::Linear* l : models::linears(model))
     if (l->quant) scales.push_back(l->quant->input_global.value_or(0));
+  for (const models::Layer& layer : model.layers)
+    if (layer.attention && layer.attention->kv_scales)
+      scales.insert(scales.end(),
+                    {layer.attention->kv_scales->key, layer.attention->kv_scales->value});
   if (!scales.empty()) tensors.push_back(at::tensor(scales));
   return fingerprint(tensors);
 }

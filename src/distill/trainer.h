@@ -36,6 +36,7 @@ struct TrainConfig {
   bool bf16_gradients = false;  // on a GPU; else FP32
   bool cuda_graphs = true;      // on a GPU: micro-batches are recorded and replayed
   bool bf16_logits = false;     // on a GPU, while training; validation's are FP32
+  bool learn_scales = false;    // block scales too (learned_scales.h); on a CPU
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
   ops::LossWeights loss;
   std::uint64_t seed = 0;
@@ -80,8 +81,9 @@ struct Callbacks {
 };
 
 // Owns masters, moments and the kept candidates. `student` must be quantised already
-// (quantize::quantize), with `masters` the unquantised weights its values came from; `teacher` may
-// be null for pure cross-entropy (QAT).
+// (quantize::quantize, or quantize_by_hessians), with `masters` the weights its values came from;
+// config.learn_scales wants the scales as data (quantize::fix_scales); `teacher` may be null for
+// pure cross-entropy (QAT).
 class Trainer {
  public:
   Trainer(models::Model& student, std::vector<at::Tensor> masters, const models::Model* teacher,

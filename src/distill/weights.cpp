@@ -4,12 +4,14 @@
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
 #include "core/random.h"
+#include "distill/learned_scales.h"
 #include "ops/ship.h"
 
 namespace qad::distill {
@@ -39,6 +41,16 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
   globals_ = at::zeros({static_cast<std::int64_t>(parameters_.size())},
                        masters_.front().high.options().dtype(at::kFloat));
   set_weight_globals(weight_globals());
+  steps_.resize(parameters_.size());
+  for (std::size_t i = 0; i < quants_.size() && config.learn_scales; ++i) {
+    if (quants_[i] == nullptr) continue;
+    const std::string& name = parameters_[i]->parts.front().name;
+    const at::Tensor& scales = quants_[i]->weight_scales;
+    check(scales.defined() && scales.is_cpu(), "train",
+          "learn_scales: {}: expected block scales on a CPU (quantize::fix_scales)", name);
+    const at::Tensor d = step_sizes(scales, quants_[i]->weight_global);
+    steps_[i] = {d, at::zeros_like(d), at::zeros_like(d)};
+  }
   // A split master of more bits than BF16 may have been rounded to another side than the value.
   if (config.split_masters) publish();
 }
@@ -93,14 +105,35 @@ void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& 
     items.push_back({masters_[i], gradient.contiguous(), x.m, x.v, x.m8, x.v8,
                      matrix ? config_.weight_decay : 0, mix64(config_.seed ^ mix64(i))});
     updated.push_back(i);
-    // Dropped, not zeroed: autograd then moves the next gradient in instead of adding to zeros.
-    gradient.reset();
   }
   if (items.empty()) return;
+  update_steps(updated, step, learning_rate, factor);
+  // Dropped, not zeroed: autograd then moves the next gradient in instead of adding to zeros.
+  for (const std::size_t i : updated) parameters_[i]->value.mutable_grad().reset();
   const at::Tensor amax = ops::adamw_(
       {learning_rate, config_.beta1, config_.beta2, config_.epsilon, 0, step, 0}, items, factor);
   items.clear();
   publish(updated, amax);
+}
+
+void Weights::update_steps(const std::vector<std::size_t>& which, std::int64_t step,
+                           double learning_rate, const at::Tensor& factor) {
+  std::vector<ops::AdamWItem> items;
+  for (const std::size_t i : which) {
+    const Steps& s = steps_[i];
+    if (!s.d.defined()) continue;
+    const models::LinearQuant& quant = *quants_[i];
+    items.push_back({s.d,
+                     step_gradient(parameters_[i]->value.grad(), masters_[i].high,
+                                   quant.weight_scales, quant.weight_global),
+                     s.m,
+                     s.v,
+                     {},
+                     {}});
+  }
+  if (items.empty()) return;
+  ops::adamw_({learning_rate, config_.beta1, config_.beta2, config_.epsilon, 0, step, 0}, items,
+              factor);
 }
 
 void Weights::make_moments() {
@@ -132,6 +165,11 @@ std::vector<std::pair<std::string, at::Tensor>> Weights::state() {
     all.emplace_back("adamw_m_scales/" + names[i], x.m8.scales);
     all.emplace_back("adamw_v_scales/" + names[i], x.v8.scales);
   }
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (!steps_[i].d.defined()) continue;
+    all.emplace_back("adamw_m_step_sizes/" + names[i], steps_[i].m);
+    all.emplace_back("adamw_v_step_sizes/" + names[i], steps_[i].v);
+  }
   return all;
 }
 
@@ -142,6 +180,10 @@ std::vector<std::pair<std::string, at::Tensor>> Weights::master_state() const {
     const ops::Master& master = masters_[i];
     all.emplace_back((master.split() ? "master_high/" : "master/") + names[i], master.high);
     if (master.split()) all.emplace_back("master_low/" + names[i], master.low);
+    if (steps_[i].d.defined())
+      all.emplace_back("step_sizes/" + names[i], steps_[i].d);
+    else if (quants_[i] != nullptr && quants_[i]->weight_scales.defined())
+      all.emplace_back("weight_scales/" + names[i], quants_[i]->weight_scales);
   }
   return all;
 }
@@ -197,8 +239,11 @@ void Weights::publish(const std::vector<std::size_t>& which, const at::Tensor& a
   for (const std::size_t i : which) {
     const at::Tensor &value = parameters_[i]->value, &master = masters_[i].high;
     if (quants_[i] != nullptr) {
+      models::LinearQuant& quant = *quants_[i];
+      if (steps_[i].d.defined())
+        encode_step_sizes(steps_[i].d, quant.weight_global, quant.weight_scales);
       shipped.push_back({master, value, globals_.select(0, static_cast<std::int64_t>(i)),
-                         quants_[i]->weight_rule});
+                         quant.weight_rule, quant.weight_scales});
       quantised.push_back(i);
     } else if (master.data_ptr() != value.data_ptr()) {
       values.push_back(value);

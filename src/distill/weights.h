@@ -37,7 +37,7 @@ class Weights {
 
   // Every tensor that a resume point holds, under its name there; the moments exist afterwards.
   std::vector<std::pair<std::string, at::Tensor>> state();
-  // The masters alone.
+  // The masters alone, with the block scales of those that have some of their own.
   std::vector<std::pair<std::string, at::Tensor>> master_state() const;
   // Global scales can grow while training, so a set of masters is complete only with them.
   std::vector<float> weight_globals() const;
@@ -50,12 +50,19 @@ class Weights {
     at::Tensor m, v;
     ops::Moment8 m8, v8;
   };
+  // Step sizes of a parameter's blocks (learned_scales.h) and their moments, FP32 [rows, blocks].
+  struct Steps {
+    at::Tensor d, m, v;
+  };
   // The largest magnitudes of some parameters, FP32 [parameters], where they were made.
   struct Magnitudes {
     at::Tensor values;
     std::vector<std::size_t> parameters;
   };
   void make_moments();
+  // One AdamW step of the learned scales of `which`, whose gradients are still there.
+  void update_steps(const std::vector<std::size_t>& which, std::int64_t step, double learning_rate,
+                    const at::Tensor& factor);
   // `which`: quantised ones first; amax: of each, or undefined.
   void publish(const std::vector<std::size_t>& which, const at::Tensor& amax);
   ops::Master held(std::size_t i, const at::Tensor& weights);
@@ -66,7 +73,8 @@ class Weights {
   std::vector<std::size_t> order_;            // of the parameters: quantised ones first
   std::vector<ops::Master> masters_;
   std::vector<Moments> moments_;
-  at::Tensor globals_;  // FP32, of each parameter; where the device reads and raises them
+  std::vector<Steps> steps_;  // undefined: not learned
+  at::Tensor globals_;        // FP32, of each parameter; where the device reads and raises them
   std::vector<Magnitudes> magnitudes_;  // of what was published last
   nvfp4::GlobalScale rule_;
 };

@@ -24,7 +24,7 @@ namespace {
 // How the layers of a pass look back along their sequence, by their number.
 struct Along {
   // qkv [T, heads + 2 kv_heads, D] as it is attended to -> [T, heads * D]
-  std::function<at::Tensor(std::size_t, const AttentionConfig&, const at::Tensor& qkv)> attend;
+  std::function<at::Tensor(std::size_t, const Attention&, const at::Tensor& qkv)> attend;
   // The mixer's convolution and scan (ops/mamba.h).
   std::function<at::Tensor(std::size_t, const Mamba&, const at::Tensor& xbc)> convolve;
   std::function<at::Tensor(std::size_t, const Mamba&, const at::Tensor& xbc, const at::Tensor& dt)>
@@ -43,6 +43,7 @@ struct Pass {
   Along along;
   Observer observer;   // may be empty
   bool again = false;  // in the backward pass: statistics have counted it before
+  CacheObserver cache_observer = {};
 };
 
 // How the input of `l`, `values` numbers with these options, is quantised; absent: not at all.
@@ -103,6 +104,7 @@ struct Residual {
   }
 };
 
+// Queries, keys and values as they are cached, but for their rounding.
 at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
   const Model& model = pass.model;
   const Rotation& r = pass.rotation;
@@ -140,7 +142,11 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   if (layer.attention) {
     const Attention& a = *layer.attention;
     const at::Tensor x = normed(a.qkv, *layer.mixer_norm);
-    const at::Tensor mixed = pass.along.attend(i, a.config, qkv_of(pass, a, x));
+    const at::Tensor qkv = qkv_of(pass, a, x);
+    if (pass.cache_observer)
+      pass.cache_observer(i, qkv.narrow(1, a.config.heads, a.config.kv_heads),
+                          qkv.narrow(1, a.config.heads + a.config.kv_heads, a.config.kv_heads));
+    const at::Tensor mixed = pass.along.attend(i, a, qkv);
     h.delta = apply(model, a.output, input_of(pass, a.output, mixed, [&](const ops::Quantizer* q) {
                       return q ? ops::fake_quantize(mixed, *q) : mixed;
                     }));
@@ -253,12 +259,21 @@ void reserve_positions(const Model& model, std::int64_t length) {
 
 namespace {
 
+// As they come back from an FP8 cache, where the layer's is one.
+at::Tensor rounded(const Attention& a, const at::Tensor& qkv) {
+  if (!a.kv_scales) return qkv;
+  return ops::fake_quantize_cache(qkv, a.config.heads, a.config.kv_heads, a.kv_scales->key,
+                                  a.kv_scales->value);
+}
+
 // Over whole documents, whose tokens are `here`, on the model's device.
-Pass pass_over(const Model& model, const Tokens& here, const Observer& observer) {
+Pass pass_over(const Model& model, const Tokens& here, const Observer& observer,
+               const CacheObserver& cache_observer) {
   // By value: layers that run again do so when this function is left.
   Along along;
-  along.attend = [here](std::size_t, const AttentionConfig& c, const at::Tensor& qkv) {
-    return ops::attention(qkv, here.cu_seqlens, here.longest, c.heads, c.kv_heads,
+  along.attend = [here](std::size_t, const Attention& a, const at::Tensor& qkv) {
+    const AttentionConfig& c = a.config;
+    return ops::attention(rounded(a, qkv), here.cu_seqlens, here.longest, c.heads, c.kv_heads,
                           attention_scale(c));
   };
   along.convolve = [here](std::size_t, const Mamba& m, const at::Tensor& xbc) {
@@ -268,15 +283,17 @@ Pass pass_over(const Model& model, const Tokens& here, const Observer& observer)
     return ops::mamba_scan(xbc, dt, scan_parameters(m), here.cu_seqlens, here.longest,
                            scan_shape(m.config));
   };
-  return {model, rotation_of(model, here.longest, here.positions), along, observer};
+  return {model,         rotation_of(model, here.longest, here.positions), along, observer, false,
+          cache_observer};
 }
 
 }  // namespace
 
-at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer) {
+at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer,
+                   const CacheObserver& cache_observer) {
   check_tokens(model, tokens);
   const Tokens here = tokens.to(model.placement.device);
-  return run(pass_over(model, here, observer), here.ids);
+  return run(pass_over(model, here, observer, cache_observer), here.ids);
 }
 
 at::Tensor embed(const Model& model, const Tokens& tokens) {
@@ -285,9 +302,11 @@ at::Tensor embed(const Model& model, const Tokens& tokens) {
 }
 
 at::Tensor forward_layer(const Model& model, std::size_t layer, const Tokens& tokens,
-                         const at::Tensor& stream, const Observer& observer) {
+                         const at::Tensor& stream, const Observer& observer,
+                         const CacheObserver& cache_observer) {
   const Tokens here = tokens.to(model.placement.device);
-  const Residual left = run_layer(pass_over(model, here, observer), layer, {stream, {}});
+  const Residual left =
+      run_layer(pass_over(model, here, observer, cache_observer), layer, {stream, {}});
   return left.delta.defined() ? left.sum.add(left.delta) : left.sum;
 }
 
@@ -306,11 +325,13 @@ at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const Pa
   const ops::StateSlots slots{lengths,
                               tokens.slots.defined() ? tokens.slots.to(device) : at::Tensor()};
   Along along;
-  along.attend = [&](std::size_t i, const AttentionConfig& c, const at::Tensor& qkv) {
-    const KvScales scales = model.layers[i].attention->kv_scales.value_or(KvScales());
-    return ops::paged_attention(qkv, cache.keys[i], cache.values[i], here.cu_seqlens, lengths,
-                                pages, here.longest, tokens.longest, c.heads, c.kv_heads,
-                                attention_scale(c), scales.key, scales.value);
+  along.attend = [&](std::size_t i, const Attention& a, const at::Tensor& qkv) {
+    const AttentionConfig& c = a.config;
+    const bool codes = cache.keys[i].scalar_type() == at::kByte;  // else pages hold their values
+    const KvScales scales = codes ? *a.kv_scales : KvScales();
+    return ops::paged_attention(codes ? qkv : rounded(a, qkv), cache.keys[i], cache.values[i],
+                                here.cu_seqlens, lengths, pages, here.longest, tokens.longest,
+                                c.heads, c.kv_heads, attention_scale(c), scales.key, scales.value);
   };
   along.convolve = [&](std::size_t i, const Mamba& m, const at::Tensor& xbc) {
     return ops::causal_conv_cached(xbc, m.conv.value, conv_bias(m), here.cu_seqlens, slots,

@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "checkpoint/nvfp4_tensors.h"
-#include "core/console.h"
 #include "core/error.h"
 #include "models/device_copy.h"
 #include "models/verify.h"
@@ -70,11 +69,6 @@ void read_kv_scales(const checkpoint::Checkpoint& c, Model& model) {
   check(algo == "FP8", kOperation,
         "{}: keys and values in {}: expected FP8, or kv_cache_quant_algo null", c.path.string(),
         algo);
-  if (!model.placement.device.is_cpu()) {
-    note("keys and values are cached in BF16: FP8, as {} has it, is for a CPU so far",
-         c.path.string());
-    return;
-  }
   const auto scale = [&](const std::string& name) {
     if (!c.has(name)) return 1.0f;
     const checkpoint::Tensor& t = c.at(name);

@@ -46,7 +46,10 @@ struct Parameter {
 // parts share them by construction.
 struct LinearQuant {
   nvfp4::BlockScale weight_rule = nvfp4::BlockScale::max;
-  float weight_global = 1;            // weight_scale_2
+  float weight_global = 1;  // weight_scale_2
+  // E4M3 codes, uint8 [rows, blocks of a row], where they were chosen by more than the weights
+  // (quantize/by_hessians.h) or are learned; undefined: by the rule.
+  at::Tensor weight_scales = {};
   std::optional<float> input_global;  // input_scale; absent: activations stay unquantised
   nvfp4::BlockScale input_rule = nvfp4::BlockScale::max;  // what serving kernels do
   // The forward pass counts here, so that clipping is reported and not guessed.
@@ -64,7 +67,9 @@ struct Linear {
   std::unique_ptr<LinearQuant> quant;  // null: not quantised
 };
 
-// Of a layer whose keys and values are cached as E4M3 codes: a key is code * key.
+// Of a layer whose keys and values are cached as E4M3 codes: a key is code * key. Every forward
+// pass attends to what the codes decode to; on a CPU they are what lies in the pages, on a GPU
+// their values do.
 struct KvScales {
   float key = 1, value = 1;
 };
@@ -73,7 +78,7 @@ struct Attention {
   AttentionConfig config;
   Linear qkv, output;
   std::optional<Parameter> q_norm, k_norm;
-  std::optional<KvScales> kv_scales = {};  // where the checkpoint's cache is FP8; on a CPU
+  std::optional<KvScales> kv_scales = {};  // where the cache is FP8
 };
 
 struct Mamba {
@@ -155,7 +160,7 @@ struct Model {
 
 // Keys and values of many sequences, in pages that a sequence takes as it grows (PagedAttention,
 // Kwon et al. 2023). Per layer [pages, page_tokens, kv_heads, head_dim], undefined where a layer
-// has no attention. Of the model's type, or bytes: E4M3 codes by the layer's KvScales.
+// has no attention. Of the model's type, or on a CPU bytes: E4M3 codes by the layer's KvScales.
 //
 // Of a layer with Mamba a sequence has a state, which does not grow and cannot be shared: it lies
 // in a slot. Per layer the inputs before the convolution's next token, [slots, kernel - 1,
@@ -188,6 +193,10 @@ struct PagedTokens {
 // Sees the unquantised input of each linear (calibration).
 using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
 
+// Sees the keys (rotated) and values of a layer, [T, kv_heads, head_dim], before they are rounded.
+using CacheObserver =
+    std::function<void(std::size_t layer, const at::Tensor& keys, const at::Tensor& values)>;
+
 // Throws Error that names the first layer without kernels for `device`.
 void check_kernels(const ModelConfig& config, const at::Device& device);
 
@@ -199,14 +208,16 @@ void check_tokens(const Model& model, const Tokens& tokens);
 void reserve_positions(const Model& model, std::int64_t length);
 // Final-norm output [T, H]. Differentiable when the parameters require gradients; the model must
 // then outlive the backward pass, which runs recomputed layers again (not those of a forward pass
-// with an observer). `observer` may be empty. `tokens` may be on another device than the model.
-at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {});
+// with an observer). Observers may be empty. `tokens` may be on another device than the model.
+at::Tensor forward(const Model& model, const Tokens& tokens, const Observer& observer = {},
+                   const CacheObserver& cache_observer = {});
 // The same in steps, layer by layer: the residual stream [T, H] as it enters the first layer,
 // leaves one, and goes to the head. To the same bits; of the parameters only those of the step have
 // values.
 at::Tensor embed(const Model& model, const Tokens& tokens);
 at::Tensor forward_layer(const Model& model, std::size_t layer, const Tokens& tokens,
-                         const at::Tensor& stream, const Observer& observer = {});
+                         const at::Tensor& stream, const Observer& observer = {},
+                         const CacheObserver& cache_observer = {});
 at::Tensor final_norm(const Model& model, const at::Tensor& stream);
 // The same of the new tokens alone, whose keys and values go into their pages. Without gradients.
 at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const PagedCache& cache);

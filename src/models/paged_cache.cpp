@@ -24,6 +24,11 @@ at::Tensor room(at::IntArrayRef shape, const at::TensorOptions& options) {
       memory, shape, [bytes](void* p) { munmap(p, bytes); }, options);
 }
 
+// What a key or value is stored as.
+at::ScalarType stored_type(const Model& model, const Attention& a) {
+  return a.kv_scales && model.placement.device.is_cpu() ? at::kByte : model.placement.type;
+}
+
 }  // namespace
 
 PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t page_tokens,
@@ -37,7 +42,7 @@ PagedCache make_paged_cache(const Model& model, std::int64_t pages, std::int64_t
     at::Tensor keys, values;
     if (layer.attention) {
       const AttentionConfig& c = layer.attention->config;
-      const auto of = layer.attention->kv_scales ? options.dtype(at::kByte) : options;
+      const auto of = options.dtype(stored_type(model, *layer.attention));
       keys = room({pages, page_tokens, c.kv_heads, c.head_dim}, of);
       values = room({pages, page_tokens, c.kv_heads, c.head_dim}, of);
     }
@@ -72,9 +77,8 @@ double bytes_of_page(const Model& model, std::int64_t page_tokens) {
   for (const Layer& layer : model.layers) {
     if (!layer.attention) continue;
     const AttentionConfig& c = layer.attention->config;
-    const std::size_t each =
-        layer.attention->kv_scales ? 1 : c10::elementSize(model.placement.type);
-    bytes += 2 * static_cast<double>(c.kv_heads * c.head_dim) * static_cast<double>(each);
+    bytes += 2 * static_cast<double>(c.kv_heads * c.head_dim) *
+             static_cast<double>(c10::elementSize(stored_type(model, *layer.attention)));
   }
   return bytes * static_cast<double>(page_tokens);
 }

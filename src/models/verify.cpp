@@ -185,12 +185,45 @@ std::string tied_head_problem(const Model& model, const Checkpoint& c) {
                      embedding.name);
 }
 
+namespace {
+
+// Engines take 1 for a scale that is missing, and no scale where nothing says that there is a
+// cache to be scaled.
+void check_cache_scales(const Model& model, const Checkpoint& c, std::vector<std::string>& found) {
+  const std::string algo = checkpoint::read_quantization(c.quantization).kv_cache_algo;
+  for (const Layer& layer : model.layers) {
+    if (!layer.attention) continue;
+    const std::string names[] = {key_scale_name(layer), value_scale_name(layer)};
+    if (c.has(names[0]) != c.has(names[1]))
+      found.push_back(fmt::format("{}: expected {} beside it, found none",
+                                  c.has(names[0]) ? names[0] : names[1],
+                                  c.has(names[0]) ? names[1] : names[0]));
+    for (const std::string& name : names) {
+      if (!c.has(name)) continue;
+      const Tensor& t = c.at(name);
+      float scale = 0;
+      if (t.elements() == 1) read_f32(t, &scale);
+      if (!(scale > 0 && std::isfinite(scale)))
+        found.push_back(fmt::format("{}: expected one positive number, found {} of shape {}", name,
+                                    scale, shape_text(t.shape)));
+      if (algo.empty())
+        found.push_back(fmt::format(
+            "{}: is there, but nothing says that keys and values are FP8: kv_cache_quant_algo or "
+            "kv_cache_scheme",
+            name));
+    }
+  }
+}
+
+}  // namespace
+
 std::vector<std::string> problems(const Checkpoint& c) {
   std::vector<std::string> found;
   try {
     const Model model = build(parse_config(c.config, c.generation_config));
     found = structural_problems(model, c);
     if (!found.empty()) return found;
+    check_cache_scales(model, c, found);
     if (auto tied = tied_head_problem(model, c); !tied.empty()) found.push_back(std::move(tied));
     std::vector<float> values;
     for (const auto& [name, tensor] : c.tensors) {

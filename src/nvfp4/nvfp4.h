@@ -70,6 +70,20 @@ void dequantize(const std::uint8_t* codes, const std::uint8_t* scales, std::int6
 std::int64_t fake_quantize(const float* x, std::int64_t rows, std::int64_t cols, float global,
                            BlockScale rule, float* y);
 
+// The same with block scales that were chosen before: E4M3 codes from 0x01 to 0x7E, laid out as
+// quantize's. A value beyond 6 * s * global saturates. y may be x.
+void quantize_with_scales(const float* x, std::int64_t rows, std::int64_t cols, float global,
+                          const std::uint8_t* scales, std::uint8_t* codes);
+void fake_quantize_with_scales(const float* x, std::int64_t rows, std::int64_t cols, float global,
+                               const std::uint8_t* scales, float* y);
+
+// Block scales by what an error does to a linear's result (hessian_scale.cpp): of the 126 positive
+// finite E4M3 values the one with the least e^T H e, e being what rounding changes in the block and
+// H the block's own of `hessians` [blocks_per_row(cols), 16, 16], symmetric and shared by all rows;
+// the smallest of equals. For blocks of zeros 1.0. `scales` as quantize's.
+void hessian_scales(const float* x, std::int64_t rows, std::int64_t cols, float global,
+                    const float* hessians, std::uint8_t* scales);
+
 // The way back: codes and scales, laid out as quantize's, of values that fake_quantize made with
 // `global` under any rule, and that were rounded to BF16 afterwards if `bf16`. Dequantising, and
 // rounding again if `bf16`, gives each of their bits. A block that is nothing of the kind (it holds

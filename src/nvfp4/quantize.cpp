@@ -123,9 +123,16 @@ void quantize_run(const float* x, std::int64_t blocks, float global, BlockScale 
   }
 }
 
+// Of one block, whose every value is divided by d.
+HWY_INLINE void fake_quantize_block(const float* x, float d, float* y) {
+  const Floats f;
+  const auto divisor = hn::Set(f, d);
+  for (int i = 0; i < kBlock; i += kLanes)
+    hn::StoreU(hn::Mul(round_e2m1(hn::Div(hn::LoadU(f, x + i), divisor)), divisor), f, y + i);
+}
+
 std::int64_t fake_quantize_run(const float* x, std::int64_t blocks, float global, BlockScale rule,
                                float* y) {
-  const Floats f;
   // A little above 2688 * global: the amax that global was made from must not count as clipped.
   const float limit = kE2M1Max * (kE4M3Max * global) * (1.0f + 0x1p-21f);
   std::int64_t clipped = 0;
@@ -138,9 +145,7 @@ std::int64_t fake_quantize_run(const float* x, std::int64_t blocks, float global
       float* out = y + (first + b) * kBlock;
       if (tile.amax[b] > limit)
         clipped += std::count_if(in, in + kBlock, [&](float v) { return std::fabs(v) > limit; });
-      const auto d = hn::Set(f, tile.d[b]);
-      for (int i = 0; i < kBlock; i += kLanes)
-        hn::StoreU(hn::Mul(round_e2m1(hn::Div(hn::LoadU(f, in + i), d)), d), f, out + i);
+      fake_quantize_block(in, tile.d[b], out);
     }
   }
   return clipped;
@@ -198,6 +203,44 @@ std::int64_t fake_quantize(const float* x, std::int64_t rows, std::int64_t cols,
         std::copy_n(padded, length, y + at);
       });
   return clipped;
+}
+
+void quantize_with_scales(const float* x, std::int64_t rows, std::int64_t cols, float global,
+                          const std::uint8_t* scales, std::uint8_t* codes) {
+  check_global(global, "quantize");
+  const auto one = [&](const float* from, std::int64_t block) {
+    quantize_block(from, e4m3_decode(scales[block]) * global, codes + block * kBlock / 2);
+  };
+  for_each_run(
+      rows, cols,
+      [&](std::int64_t at, std::int64_t block, std::int64_t blocks) {
+        for (std::int64_t b = 0; b < blocks; ++b) one(x + at + b * kBlock, block + b);
+      },
+      [&](std::int64_t at, std::int64_t block, int length) {
+        float padded[kBlock] = {};
+        std::copy_n(x + at, length, padded);
+        one(padded, block);
+      });
+}
+
+void fake_quantize_with_scales(const float* x, std::int64_t rows, std::int64_t cols, float global,
+                               const std::uint8_t* scales, float* y) {
+  check_global(global, "fake_quantize");
+  const auto one = [&](const float* from, std::int64_t block, float* to) {
+    fake_quantize_block(from, e4m3_decode(scales[block]) * global, to);
+  };
+  for_each_run(
+      rows, cols,
+      [&](std::int64_t at, std::int64_t block, std::int64_t blocks) {
+        for (std::int64_t b = 0; b < blocks; ++b)
+          one(x + at + b * kBlock, block + b, y + at + b * kBlock);
+      },
+      [&](std::int64_t at, std::int64_t block, int length) {
+        float padded[kBlock] = {};
+        std::copy_n(x + at, length, padded);
+        one(padded, block, padded);
+        std::copy_n(padded, length, y + at);
+      });
 }
 
 }  // namespace qad::nvfp4

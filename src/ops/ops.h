@@ -58,6 +58,12 @@ at::Tensor rope(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& si
 at::Tensor attention(const at::Tensor& qkv, const at::Tensor& cu_seqlens, std::int64_t longest,
                      std::int64_t heads, std::int64_t kv_heads, double scale);
 
+// Keys and values as a cache of E4M3 codes gives them back (paged_attention.h): of qkv, as
+// attention takes it, keys become e4m3(k / key_scale) * key_scale, nearest even, saturating at 448,
+// values likewise by theirs, and queries stay. The gradient passes straight through. On any device.
+at::Tensor fake_quantize_cache(const at::Tensor& qkv, std::int64_t heads, std::int64_t kv_heads,
+                               double key_scale, double value_scale);
+
 // silu(gate) * up: gate_up [T, 2F] (gate first) -> [T, F]
 at::Tensor swiglu(const at::Tensor& gate_up, const Quantizer* q = nullptr);
 // max(x, 0)^2: [T, F] -> [T, F]

@@ -101,6 +101,44 @@ Tensor ship_list_cpu(at::TensorList masters, at::TensorList values, at::TensorLi
   return at::stack(most);
 }
 
+// As walk() does, under the scales of each row's blocks.
+template <class T>
+std::uint32_t walk_with_scales(const Tensor& master, const Tensor& value, float global,
+                               const Tensor& scales) {
+  const std::int64_t cols = master.size(-1), rows = cols == 0 ? 0 : master.numel() / cols;
+  if (rows == 0) return 0;
+  const T* from = master.const_data_ptr<T>();
+  float* to = value.mutable_data_ptr<float>();
+  const std::uint8_t* s = scales.const_data_ptr<std::uint8_t>();
+  const std::int64_t step = rows_at_a_time(cols), blocks = nvfp4::blocks_per_row(cols);
+  return at::parallel_reduce(
+      0, (rows + step - 1) / step, 1, std::uint32_t{0},
+      [&](std::int64_t begin, std::int64_t end, std::uint32_t most) {
+        for (std::int64_t row = begin * step; row < std::min(end * step, rows); row += step) {
+          const std::int64_t some = std::min(step, rows - row), at = row * cols;
+          most = std::max(most, round_rows(from + at, some * cols, to + at));
+          nvfp4::fake_quantize_with_scales(to + at, some, cols, global, s + row * blocks, to + at);
+        }
+        return most;
+      },
+      [](std::uint32_t a, std::uint32_t b) { return std::max(a, b); });
+}
+
+Tensor ship_with_scales_cpu(const Tensor& master, const Tensor& value, const Tensor& global,
+                            const Tensor& scales) {
+  check_ship(master, value, global, {}, 0, 0);
+  check_in_place(value, at::kFloat, master, "ship", "value");
+  check_in_place(scales, at::kByte, master, "ship", "scales");
+  const std::int64_t cols = master.size(-1);
+  check_size(scales.numel(), cols == 0 ? 0 : master.numel() / cols * nvfp4::blocks_per_row(cols),
+             "ship", "number of block scales");
+  const float g = *global.const_data_ptr<float>();
+  const std::uint32_t most = master.scalar_type() == at::kFloat
+                                 ? walk_with_scales<float>(master, value, g, scales)
+                                 : walk_with_scales<c10::BFloat16>(master, value, g, scales);
+  return at::scalar_tensor(nvfp4::bf16_amax(most), at::kFloat);
+}
+
 TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def(
       "ship_list_(Tensor[] masters, Tensor(a!)[] values, Tensor(b!)[] scales, Tensor? amax, int[] "
@@ -108,10 +146,14 @@ TORCH_LIBRARY_FRAGMENT(qad, m) {
   m.def(
       "ship_(Tensor master, Tensor(a!) value, Tensor(b!) scale, Tensor? amax, int rule, int "
       "global_rule) -> Tensor");
+  m.def(
+      "ship_with_scales_(Tensor master, Tensor(a!) value, Tensor scale, Tensor block_scales) -> "
+      "Tensor");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("ship_", ship_cpu);
   m.impl("ship_list_", ship_list_cpu);
+  m.impl("ship_with_scales_", ship_with_scales_cpu);
 }
 
 }  // namespace
@@ -123,7 +165,18 @@ Tensor ship_(const Tensor& master, const Tensor& value, const Tensor& global, co
                      static_cast<std::int64_t>(rule), static_cast<std::int64_t>(global_rule));
 }
 
-Tensor ship_(const std::vector<ShipItem>& items, const Tensor& amax, GlobalScale global_rule) {
+Tensor ship_with_scales_(const Tensor& master, const Tensor& value, const Tensor& global,
+                         const Tensor& scales) {
+  static const auto op = find_op<decltype(ship_with_scales_cpu)>("qad::ship_with_scales_");
+  check(value.is_cpu(), "ship", "{}: block scales that were chosen before are for a CPU so far",
+        value.device().str());
+  return call_kernel(op, master, value, global, scales);
+}
+
+namespace {
+
+Tensor ship_by_rule(const std::vector<ShipItem>& items, const Tensor& amax,
+                    GlobalScale global_rule) {
   static const auto op = find_op<decltype(ship_list_cpu)>("qad::ship_list_");
   std::vector<Tensor> masters, values, globals;
   std::vector<std::int64_t> rules;
@@ -135,6 +188,23 @@ Tensor ship_(const std::vector<ShipItem>& items, const Tensor& amax, GlobalScale
   }
   return call_kernel(op, masters, values, globals, std::optional<Tensor>(amax), rules,
                      static_cast<std::int64_t>(global_rule));
+}
+
+}  // namespace
+
+Tensor ship_(const std::vector<ShipItem>& items, const Tensor& amax, GlobalScale global_rule) {
+  const auto chosen = [](const ShipItem& item) { return item.scales.defined(); };
+  if (std::none_of(items.begin(), items.end(), chosen))
+    return ship_by_rule(items, amax, global_rule);
+  std::vector<Tensor> most;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const ShipItem& item = items[i];
+    const Tensor known = amax.defined() ? amax.select(0, static_cast<std::int64_t>(i)) : amax;
+    most.push_back(
+        chosen(item) ? ship_with_scales_(item.master, item.value, item.global, item.scales)
+                     : ship_(item.master, item.value, item.global, known, item.rule, global_rule));
+  }
+  return at::stack(most);
 }
 
 }  // namespace qad::ops

@@ -22,10 +22,17 @@ namespace qad::ops {
 at::Tensor ship_(const at::Tensor& master, const at::Tensor& value, const at::Tensor& global,
                  const at::Tensor& amax, nvfp4::BlockScale rule, nvfp4::GlobalScale global_rule);
 
-// The same of many tensors; amax: of each, FP32 [items], or undefined. Returns FP32 [items].
+// The same under block scales that were chosen before, E4M3 codes as uint8 [rows, blocks of a row]:
+// value = nvfp4::fake_quantize_with_scales(bf16(master)). `global`, which they belong to, stays:
+// what outgrows 6 * s * global saturates. On a CPU.
+at::Tensor ship_with_scales_(const at::Tensor& master, const at::Tensor& value,
+                             const at::Tensor& global, const at::Tensor& scales);
+
+// Of many tensors; amax: of each, FP32 [items], or undefined. Returns FP32 [items].
 struct ShipItem {
   at::Tensor master, value, global;
   nvfp4::BlockScale rule;
+  at::Tensor scales = {};  // undefined: by the rule
 };
 at::Tensor ship_(const std::vector<ShipItem>& items, const at::Tensor& amax,
                  nvfp4::GlobalScale global_rule);

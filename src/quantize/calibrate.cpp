@@ -7,6 +7,7 @@
 #include <map>
 
 #include "core/error.h"
+#include "quantize/loaded.h"
 #include "quantize/quantize.h"
 
 namespace qad::quantize {
@@ -60,43 +61,59 @@ class Maxima {
   std::map<const models::Linear*, at::Tensor> there_;
 };
 
-// Parameters whose values are in memory while this lives; their bytes in the files are let go of.
-class Loaded {
+// The same of the keys and values of each layer, where they lie; a NaN survives.
+class MostCached {
  public:
-  Loaded(const checkpoint::Checkpoint& source, models::Model& model,
-         std::vector<models::Parameter*> which)
-      : which_(std::move(which)) {
-    models::read_values(source, model, which_);
-    for (const models::Parameter* p : which_)
-      for (const models::Part& part : p->parts) checkpoint::release(source, source.at(part.name));
+  explicit MostCached(std::size_t layers) : keys_(layers), values_(layers) {}
+
+  models::CacheObserver observer() {
+    return [this](std::size_t layer, const at::Tensor& keys, const at::Tensor& values) {
+      add(keys_[layer], keys);
+      add(values_[layer], values);
+    };
   }
-  Loaded(const Loaded&) = delete;
-  Loaded& operator=(const Loaded&) = delete;
-  ~Loaded() { models::drop_values(which_); }
+  std::vector<CacheMaxima> maxima() const {
+    std::vector<CacheMaxima> all;
+    for (std::size_t i = 0; i < keys_.size(); ++i) all.push_back({of(keys_[i]), of(values_[i])});
+    return all;
+  }
 
  private:
-  std::vector<models::Parameter*> which_;
+  static void add(at::Tensor& most, const at::Tensor& x) {
+    const at::Tensor amax = x.abs().max();
+    most = most.defined() ? most.maximum(amax) : amax;
+  }
+  static float of(const at::Tensor& most) { return most.defined() ? most.item<float>() : 0; }
+
+  std::vector<at::Tensor> keys_, values_;
 };
 
 }  // namespace
 
 std::vector<float> calibrate(const models::Model& model, const std::vector<models::Tokens>& batches,
-                             const std::function<void(std::size_t done)>& progress) {
+                             const std::function<void(std::size_t done)>& progress,
+                             std::vector<CacheMaxima>* cache) {
   const at::NoGradGuard no_grad;
   Maxima maxima(model);
+  MostCached cached(model.layers.size());
+  const models::CacheObserver see = cache ? cached.observer() : models::CacheObserver();
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    const at::Tensor hidden = models::forward(model, batches[i], maxima.observer());
+    const at::Tensor hidden = models::forward(model, batches[i], maxima.observer(), see);
     if (model.head) maxima.observe(*model.head, hidden);
     if (progress) progress(i + 1);
   }
+  if (cache) *cache = cached.maxima();
   return maxima.values();
 }
 
 std::vector<float> calibrate(const checkpoint::Checkpoint& source, models::Model& model,
                              const std::vector<models::Tokens>& batches,
-                             const std::function<void(std::size_t done)>& progress) {
+                             const std::function<void(std::size_t done)>& progress,
+                             std::vector<CacheMaxima>* cache) {
   const at::NoGradGuard no_grad;
   Maxima maxima(model);
+  MostCached cached(model.layers.size());
+  const models::CacheObserver see = cache ? cached.observer() : models::CacheObserver();
   std::vector<at::Tensor> streams;
   {
     const Loaded embedding(source, model, {&model.embedding});
@@ -110,13 +127,14 @@ std::vector<float> calibrate(const checkpoint::Checkpoint& source, models::Model
         for (const models::Part& part : p->parts)
           checkpoint::prefetch(source, source.at(part.name));
     for (std::size_t b = 0; b < batches.size(); ++b)
-      streams[b] = models::forward_layer(model, i, batches[b], streams[b], maxima.observer());
+      streams[b] = models::forward_layer(model, i, batches[b], streams[b], maxima.observer(), see);
     if (progress) progress(i + 1);
   }
   const Loaded norm(source, model, {&model.final_norm});
   if (model.head)
     for (const at::Tensor& stream : streams)
       maxima.observe(*model.head, models::final_norm(model, stream));
+  if (cache) *cache = cached.maxima();
   return maxima.values();
 }
 

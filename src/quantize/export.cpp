@@ -33,16 +33,21 @@ checkpoint::OutWeight plain(const models::Part& part, const at::Tensor& rows, at
   });
 }
 
-// Of finite rows [n, cols].
+// Of finite rows [n, cols]; chosen: their block scales, or undefined.
 void quantize_rows(const at::Tensor& rows, float global, nvfp4::BlockScale rule,
-                   std::uint8_t* codes, std::uint8_t* scales) {
+                   const at::Tensor& chosen, std::uint8_t* codes, std::uint8_t* scales) {
   const at::Tensor w = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
   const float* x = w.const_data_ptr<float>();
   const std::int64_t n = rows.size(0), cols = rows.size(1), blocks = nvfp4::blocks_per_row(cols);
+  if (chosen.defined()) std::copy_n(chosen.const_data_ptr<std::uint8_t>(), n * blocks, scales);
   at::parallel_for(
       0, n, std::max<std::int64_t>(1, 65536 / cols), [&](std::int64_t begin, std::int64_t end) {
-        nvfp4::quantize(x + begin * cols, end - begin, cols, global, rule,
-                        codes + begin * blocks * nvfp4::kBlock / 2, scales + begin * blocks);
+        const float* from = x + begin * cols;
+        std::uint8_t *to = codes + begin * blocks * nvfp4::kBlock / 2, *s = scales + begin * blocks;
+        if (chosen.defined())
+          nvfp4::quantize_with_scales(from, end - begin, cols, global, s, to);
+        else
+          nvfp4::quantize(from, end - begin, cols, global, rule, to, s);
       });
 }
 
@@ -64,10 +69,16 @@ Json exported_config(const Json& source) {
 }
 
 // Everything but its weights.
-checkpoint::OutModel model_of(const checkpoint::Checkpoint& source) {
+checkpoint::OutModel model_of(const checkpoint::Checkpoint& source, const models::Model& model) {
   checkpoint::OutModel out;
   out.config = exported_config(source.config);
   out.generation_config = source.generation_config;
+  for (const models::Layer& layer : model.layers) {
+    if (!layer.attention || !layer.attention->kv_scales) continue;
+    out.kv_cache_algo = "FP8";
+    out.kv_scales[key_scale_name(layer)] = layer.attention->kv_scales->key;
+    out.kv_scales[value_scale_name(layer)] = layer.attention->kv_scales->value;
+  }
   return out;
 }
 
@@ -90,7 +101,7 @@ checkpoint::OutModel export_model(const models::Model& model,
   check(masters.size() == parameters.size(), kOperation, "expected {} masters, found {}",
         parameters.size(), masters.size());
   const auto quant_of = quants_of(model);
-  checkpoint::OutModel out = model_of(source);
+  checkpoint::OutModel out = model_of(source, model);
   // A head may have become one of its own.
   if (out.config.value("tie_word_embeddings", false) != model.config.tied)
     out.config["tie_word_embeddings"] = model.config.tied;
@@ -106,11 +117,13 @@ checkpoint::OutModel export_model(const models::Model& model,
         out.weights.push_back(plain(part, rows, stored_type(p)));
       } else {
         const models::LinearQuant& q = *quant->second;
+        const at::Tensor chosen =
+            q.weight_scales.defined() ? q.weight_scales.narrow(0, row, part.rows) : at::Tensor();
         out.weights.push_back(quantized(part, rows.size(1),
                                         {q.weight_global, q.input_global,
-                                         [rows, global = q.weight_global, rule = q.weight_rule](
-                                             std::uint8_t* codes, std::uint8_t* scales) {
-                                           quantize_rows(rows, global, rule, codes, scales);
+                                         [rows, global = q.weight_global, rule = q.weight_rule,
+                                          chosen](std::uint8_t* codes, std::uint8_t* scales) {
+                                           quantize_rows(rows, global, rule, chosen, codes, scales);
                                          }}));
       }
       row += part.rows;
@@ -242,13 +255,27 @@ checkpoint::OutWeight plain_from(const checkpoint::Checkpoint& source, const mod
   });
 }
 
+// Rows of a matrix that was rounded before.
+checkpoint::OutWeight packed(const models::Part& part, std::int64_t row, std::int64_t cols,
+                             const models::LinearQuant& quant, const PackedCodes& made) {
+  const at::Tensor codes = made.codes.narrow(0, row, part.rows);
+  const at::Tensor scales = made.scales.narrow(0, row, part.rows);
+  return quantized(part, cols,
+                   {made.global, quant.input_global,
+                    [codes, scales](std::uint8_t* to_codes, std::uint8_t* to_scales) {
+                      std::copy_n(codes.const_data_ptr<std::uint8_t>(), codes.numel(), to_codes);
+                      std::copy_n(scales.const_data_ptr<std::uint8_t>(), scales.numel(), to_scales);
+                    }});
+}
+
 }  // namespace
 
 checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
-                                 nvfp4::GlobalScale rule) {
+                                 nvfp4::GlobalScale rule,
+                                 const std::map<const models::Parameter*, PackedCodes>& ready) {
   const auto parameters = models::parameters(model);
   const auto quant_of = quants_of(model);
-  checkpoint::OutModel out = model_of(source);
+  checkpoint::OutModel out = model_of(source, model);
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     const models::Parameter& p = *parameters[i];
     const auto found = quant_of.find(&p);
@@ -258,6 +285,14 @@ checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const mod
       continue;
     }
     const models::LinearQuant& quant = *found->second;
+    if (const auto made = ready.find(&p); made != ready.end()) {
+      std::int64_t row = 0;
+      for (const models::Part& part : p.parts) {
+        out.weights.push_back(packed(part, row, p.value.size(1), quant, made->second));
+        row += part.rows;
+      }
+      continue;
+    }
     const auto pending = std::make_shared<Pending>(Pending{source, p, rule, quant.weight_rule, {}});
     if (i + 1 < parameters.size()) pending->next.push_back(parameters[i + 1]);
     for (std::size_t part = 0; part < p.parts.size(); ++part)

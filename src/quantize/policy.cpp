@@ -77,6 +77,7 @@ Policy preset(const std::string& name) {
   } else if (name == "nvfp4-nano-30b-a3b") {
     keep_hybrid_attention(policy);
     for (const int layer : {4, 11, 18, 25, 32, 41}) keep_layer(policy, layer, "before attention");
+    policy.fp8_cache = true;
   } else if (name != "nvfp4") {
     fail("quantize", "preset: expected one of {}, found \"{}\"{}", fmt::join(presets(), ", "), name,
          did_you_mean(name, presets()));

@@ -17,20 +17,31 @@ struct Rule {
   std::string why;  // said in the coverage table
 };
 
+// nearest: each weight alone. gptq: what rounding a column does to the linear's result is made good
+// by the columns after it (by_hessians.h).
+enum class Rounding { nearest, gptq };
+
 struct Policy {
   std::vector<Rule> rules;            // start: every linear but lm_head is quantised
   int keep_first = 0, keep_last = 0;  // layers left in BF16
   bool activations = true;            // false: weight-only (W4A16)
   nvfp4::GlobalScale global = nvfp4::GlobalScale::pow2;
   nvfp4::BlockScale weights = nvfp4::BlockScale::max;
+  bool hessian_scales = false;  // instead: by local Hessians, under weights' global scales
+  Rounding rounding = Rounding::nearest;
   nvfp4::BlockScale inputs = nvfp4::BlockScale::max;
   double input_headroom = 1;  // input scales are for this multiple of the calibrated amax
+  bool fp8_cache = false;     // keys and values rounded to E4M3, as an FP8 cache holds them
+
+  // Whether weights are rounded by what calibration says of their inputs.
+  bool by_hessians() const { return hessian_scales || rounding == Rounding::gptq; }
+  bool needs_maxima() const { return activations || fp8_cache; }
 };
 
 // By name: nvfp4 (all but lm_head), nvfp4-weight-only, nvfp4-mlp-only, and what NVIDIA kept in BF16
 // in the checkpoint of that name: nvfp4-nano-9b-v2 (attention, the first and last two layers) and
-// nvfp4-nano-30b-a3b (attention and the Mamba layer before each; arXiv 2601.20088). Throws Error
-// naming the presets.
+// nvfp4-nano-30b-a3b (attention and the Mamba layer before each; keys and values in FP8; arXiv
+// 2601.20088). Throws Error naming the presets.
 std::vector<std::string> presets();
 Policy preset(const std::string& name);
 

@@ -10,6 +10,7 @@
 
 #include "core/error.h"
 #include "ops/ship.h"
+#include "quantize/gptq.h"
 
 namespace qad::quantize {
 namespace {
@@ -39,8 +40,11 @@ void shipped_value(const std::string& name, const at::Tensor& master, models::Li
   check(master.const_data_ptr() != value.const_data_ptr(), "quantize",
         "{}: the master must be a copy, since the value is overwritten by its rounding", name);
   const at::Tensor global = at::full({}, quant->weight_global, value.options().dtype(at::kFloat));
+  const at::Tensor from = master.to(at::kFloat), &scales = quant->weight_scales;
   const auto amax =
-      ops::ship_(master.to(at::kFloat), value, global, {}, quant->weight_rule, rule).item<float>();
+      (scales.defined() ? ops::ship_with_scales_(from, value, global, scales)
+                        : ops::ship_(from, value, global, {}, quant->weight_rule, rule))
+          .item<float>();
   check(std::isfinite(amax), "quantize",
         "{}: expected finite weights that NVFP4 can hold, found {}", name, amax);
   quant->weight_global = global.item<float>();
@@ -72,6 +76,9 @@ void choose_quantised(models::Model& model, const Policy& policy,
 }
 
 void quantize(models::Model& model, const Policy& policy, const std::vector<float>& input_amax) {
+  check(!policy.by_hessians(), "quantize",
+        "weight_scales: hessian and rounding: gptq need calibration tokens, which are not here; "
+        "choose max, mse or four_over_six, and nearest");
   choose_quantised(model, policy, input_amax);
   std::map<const models::Parameter*, models::LinearQuant*> quant_of;
   for (models::Linear* l : models::linears(model)) quant_of[&l->weight] = l->quant.get();
@@ -82,6 +89,49 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
     p->value = at::empty_like(original);
     shipped_value(p->parts.front().name, original,
                   quant == quant_of.end() ? nullptr : quant->second, policy.global, p->value);
+  }
+}
+
+void quantize_cache(models::Model& model, nvfp4::GlobalScale rule,
+                    const std::vector<CacheMaxima>& maxima) {
+  check(maxima.size() == model.layers.size(), "quantize",
+        "keys and values: expected the maxima of {} layers, found {}; calibrate first",
+        model.layers.size(), maxima.size());
+  const auto scale = [&](float amax, const std::string& name) {
+    check(std::isfinite(amax), "quantize", "{}: expected finite keys and values, found {}", name,
+          amax);
+    if (amax == 0) return 1.0f;
+    // A denormal scale would lose bits of its own, and readers expect a normal number.
+    const float exact = std::max(amax / nvfp4::kE4M3Max, 0x1p-99f);
+    if (rule == nvfp4::GlobalScale::amax) return exact;
+    int exponent = 0;
+    const bool power = std::frexp(exact, &exponent) == 0.5f;
+    return std::ldexp(1.0f, power ? exponent - 1 : exponent);
+  };
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    models::Layer& layer = model.layers[i];
+    if (layer.attention)
+      layer.attention->kv_scales = {scale(maxima[i].key, key_scale_name(layer)),
+                                    scale(maxima[i].value, value_scale_name(layer))};
+  }
+}
+
+void fix_scales(models::Model& model, const Policy& policy,
+                const std::vector<at::Tensor>& masters) {
+  check(model.placement.device.is_cpu(), "quantize",
+        "block scales are kept as data on a CPU so far, found {}", model.placement.device.str());
+  const auto parameters = models::parameters(model);
+  check(masters.size() == parameters.size(), "quantize", "expected {} masters, found {}",
+        parameters.size(), masters.size());
+  std::map<const models::Parameter*, at::Tensor> master_of;
+  for (std::size_t i = 0; i < parameters.size(); ++i) master_of[parameters[i]] = masters[i];
+  for (models::Linear* l : models::linears(model)) {
+    if (!l->quant || l->quant->weight_scales.defined()) continue;
+    Policy by_rule = policy;
+    by_rule.hessian_scales = false;
+    by_rule.weights = l->quant->weight_rule;
+    const at::Tensor w = master_of.at(&l->weight).to(at::kBFloat16).to(at::kFloat).contiguous();
+    l->quant->weight_scales = block_scales(w, {}, l->quant->weight_global, by_rule);
   }
 }
 

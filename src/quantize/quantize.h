@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -14,17 +15,24 @@
 
 namespace qad::quantize {
 
+// Largest magnitudes of the keys (rotated) and values of a layer; 0 where it has no attention.
+struct CacheMaxima {
+  float key = 0, value = 0;
+};
+
 // Largest magnitude of each linear's input over calibration batches, in the order of
-// models::linears().
+// models::linears(). `cache`, if given, becomes that of each layer's keys and values.
 std::vector<float> calibrate(const models::Model& model, const std::vector<models::Tokens>& batches,
-                             const std::function<void(std::size_t done)>& progress = {});
+                             const std::function<void(std::size_t done)>& progress = {},
+                             std::vector<CacheMaxima>* cache = nullptr);
 
 // The same of a model on disk, of which one layer at a time is in memory: `model` is
 // models::open_model's. The batches' residual streams, 4 hidden bytes a token on a CPU, go from
 // layer to layer. `progress`: of the layers.
 std::vector<float> calibrate(const checkpoint::Checkpoint& source, models::Model& model,
                              const std::vector<models::Tokens>& batches,
-                             const std::function<void(std::size_t done)>& progress = {});
+                             const std::function<void(std::size_t done)>& progress = {},
+                             std::vector<CacheMaxima>* cache = nullptr);
 
 // Experts to which calibration sent nothing, or only zeros: which, of how many.
 struct UnreachedExperts {
@@ -49,12 +57,31 @@ void choose_quantised(models::Model& model, const Policy& policy,
 // the unquantised weights.
 void quantize(models::Model& model, const Policy& policy, const std::vector<float>& input_amax);
 
+// From here on the model attends to keys and values as an FP8 cache gives them back. A scale is
+// amax / 448, as ModelOpt's, or by GlobalScale::pow2 the power of two at or above it: that costs a
+// floating-point format nothing, and code * scale is exact in BF16. Throws Error for maxima that
+// are not those of this model, or not finite.
+void quantize_cache(models::Model& model, nvfp4::GlobalScale rule,
+                    const std::vector<CacheMaxima>& maxima);
+
 // What the forward pass reads, from an FP32 master: nvfp4 fake quantisation of bf16(master) under
-// the linear's scales (weight_global is raised, never lowered, when a weight outgrew it), or
-// bf16(master): ops::ship_ with the scale in `quant`. Throws Error naming the tensor by `name`, its
-// Hugging Face name, when a weight to be quantised is not finite, or too large for NVFP4.
+// the linear's scales (weight_global is raised, never lowered, when a weight outgrew it, unless
+// block scales were chosen before), or bf16(master): ops::ship_ with the scale in `quant`. Throws
+// Error naming the tensor by `name`, its Hugging Face name, when a weight to be quantised is not
+// finite, or too large for NVFP4.
 void shipped_value(const std::string& name, const at::Tensor& master, models::LinearQuant* quant,
                    nvfp4::GlobalScale rule, at::Tensor& value);
+
+// Keeps the block scales that the rule gives each quantised weight as data
+// (LinearQuant::weight_scales), where there are none yet: for who learns them. Changes no value.
+// `masters`: in the order of models::parameters(). On a CPU.
+void fix_scales(models::Model& model, const Policy& policy, const std::vector<at::Tensor>& masters);
+
+// A rounded weight, packed as nvfp4::quantize does it, uint8.
+struct PackedCodes {
+  at::Tensor codes, scales;  // [rows, cols / 2], [rows, cols / 16]
+  float global = 0;
+};
 
 struct LayerError {
   std::string name;
@@ -73,8 +100,10 @@ checkpoint::OutModel export_model(const models::Model& model,
 
 // The same of weights that are still in `source`, which must outlive the writing: each
 // matrix is read, given its global scale by `rule`, rounded and let go of when its turn comes.
-// `model` has no values (models::open_model) and was given to choose_quantised.
+// `model` has no values (models::open_model) and was given to choose_quantised. `ready`: weights
+// that were rounded before (by_hessians.h), which are written instead.
 checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
-                                 nvfp4::GlobalScale rule);
+                                 nvfp4::GlobalScale rule,
+                                 const std::map<const models::Parameter*, PackedCodes>& ready = {});
 
 }  // namespace qad::quantize

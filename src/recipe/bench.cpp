@@ -113,8 +113,11 @@ BenchResult bench(const BenchOptions& options) {
   const data::Stream stream = random_stream(shape.vocabulary, config.seq_len,
                                             std::max<std::int64_t>(8, config.batch_sequences));
   std::vector<float> amax;
-  if (policy.activations) amax = quantize::calibrate(student, {stream.batch(0, 1).tokens});
+  std::vector<quantize::CacheMaxima> cache;
+  if (policy.needs_maxima())
+    amax = quantize::calibrate(student, {stream.batch(0, 1).tokens}, {}, &cache);
   quantize::quantize(student, policy, amax);
+  if (policy.fp8_cache) quantize::quantize_cache(student, policy.global, cache);
 
   constexpr std::int64_t kWarmUp = 4;  // the third is recorded
   const std::int64_t timed = config.steps;

@@ -29,8 +29,17 @@ bool is_data_free(const Recipe& r) {
   return r.method == "qad" && r.data.train.empty();
 }
 
+namespace {
+
+bool by_hessians(const Recipe& r) {
+  return r.quantize.weight_scales == "hessian" || r.quantize.rounding == "gptq";
+}
+
+}  // namespace
+
 bool needs_calibration(const Recipe& r) {
-  return r.quantize.policy != "nvfp4-weight-only" || r.quantize.bits > 0 ||
+  return r.quantize.policy != "nvfp4-weight-only" || r.quantize.kv_cache == "fp8" ||
+         by_hessians(r) || r.quantize.bits > 0 ||
          std::ranges::any_of(r.quantize.transform,
                              [](const std::string& word) { return word != "hadamard"; });
 }
@@ -49,8 +58,10 @@ void validate(const Recipe& r) {
   require(!r.data.train.empty() || is_data_free(r) || !r.calibration.data.empty() ||
               !needs_calibration(r),
           "calibration.data",
-          "is missing: input scales and scalings need data (or quantize.policy: "
-          "nvfp4-weight-only)");
+          "is missing: scales of inputs, keys and values, scalings and Hessians need data (or "
+          "quantize.policy: nvfp4-weight-only)");
+  require(r.device == "cpu" || !by_hessians(r), "quantize.weight_scales, quantize.rounding",
+          "hessian and gptq are for device: cpu so far");
   require(r.train.seq_len > 1, "train.seq_len", "must be at least 2");
   require(r.train.batch_sequences > 0, "train.batch_sequences", "must be at least 1");
   require(r.train.micro_sequences == 0 || r.train.batch_sequences % r.train.micro_sequences == 0,
@@ -69,6 +80,10 @@ void validate(const Recipe& r) {
           "bf16 is for device: cuda");
   require(r.device != "cpu" || r.train.logits == "fp32", "train.logits",
           "bf16 is for device: cuda");
+  require(r.device == "cpu" || !r.train.learn_scales, "train.learn_scales",
+          "is for device: cpu so far");
+  require(r.method != "ptq" || !r.train.learn_scales, "train.learn_scales",
+          "is for training; method: ptq has none");
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");
   require(r.quantize.input_headroom >= 1, "quantize.input_headroom",
           "must be at least 1 (clipping is ruinous)");

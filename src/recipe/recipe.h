@@ -51,7 +51,9 @@ struct Recipe {
     std::vector<PolicyRule> rules;
     std::int64_t keep_first = 0, keep_last = 0;
     std::string global_scale = "pow2", weight_scales = "max", input_scales = "max";
+    std::string rounding = "nearest";
     double input_headroom = 1;
+    std::string kv_cache = "preset";
     std::vector<std::string> transform;
     double smoothing = 0.5;
     double bits = 0;
@@ -79,7 +81,7 @@ struct Recipe {
     std::string schedule = "cosine";
     double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
     std::int64_t validate_every = 0, keep_best = 10, save_every = 0;
-    bool cache_teacher = false, cuda_graphs = true;
+    bool cache_teacher = false, cuda_graphs = true, learn_scales = false;
     std::string cache_folder;
     std::string masters = "fp32", optimizer_states = "fp32", gradients = "fp32", logits = "fp32";
   } train;
@@ -124,12 +126,17 @@ void for_each_key(R& r, F&& f) {
   f("quantize.keep_last", r.quantize.keep_last, "", "last layers left in BF16");
   f("quantize.global_scale", r.quantize.global_scale, "pow2|amax",
     "power of two, exact in BF16; or ModelOpt's amax/2688");
-  f("quantize.weight_scales", r.quantize.weight_scales, "max|mse|four_over_six",
-    "how a block of 16 weights gets its scale");
+  f("quantize.weight_scales", r.quantize.weight_scales, "max|mse|four_over_six|hessian",
+    "how a block of 16 weights gets its scale; hessian: least error of the results (on a CPU)");
+  f("quantize.rounding", r.quantize.rounding, "nearest|gptq",
+    "gptq: later columns make good what rounding does to the results (on a CPU)");
   f("quantize.input_scales", r.quantize.input_scales, "max|four_over_six",
     "the same for activations; serving kernels use max");
   f("quantize.input_headroom", r.quantize.input_headroom, "",
     "input scales are made for this multiple of the calibrated maximum");
+  f("quantize.kv_cache", r.quantize.kv_cache, "preset|none|fp8",
+    "keys and values rounded to E4M3, with calibrated scales, as engines with an FP8 cache hold "
+    "them; preset: as the policy's checkpoint has it (nvfp4-nano-30b-a3b: fp8, others: none)");
   f("quantize.transform", r.quantize.transform, "",
     "awq, smoothquant or hadamard, or several in their order: changes of the weights that leave "
     "the model's function as it is, before it is quantised; on a CPU");
@@ -196,6 +203,8 @@ void for_each_key(R& r, F&& f) {
     "split: FP32's bits as BF16 and 16 more, less memory on a GPU (NUMERICS 6)");
   f("train.optimizer_states", r.train.optimizer_states, "fp32|bf16|int8",
     "AdamW's moments: bf16 is rounded stochastically, int8 in blocks of 256");
+  f("train.learn_scales", r.train.learn_scales, "",
+    "block scales of weights are trained, too (LSQ; on a CPU)");
   f("train.gradients", r.train.gradients, "fp32|bf16", "on a GPU; the CPU's are fp32");
   f("train.cuda_graphs", r.train.cuda_graphs, "",
     "on a GPU: record each micro-batch and replay it, where memory allows");

@@ -8,6 +8,7 @@
 #include "checkpoint/out_model.h"
 #include "core/console.h"
 #include "recipe/benchmarks.h"
+#include "recipe/steps.h"
 
 namespace qad::recipe {
 namespace {
@@ -112,6 +113,10 @@ report::Run report_of(const Outcome& o) {
     run.notes.push_back("Before quantising: " + done + ".");
   run.notes.push_back(
       fmt::format("{:.2g} % of the quantised activations were clipped.", 100 * o.clipped_share));
+  if (policy_of(o.recipe).fp8_cache)
+    run.notes.push_back(
+        "Keys and values are rounded to FP8 (E4M3) by scales of each layer, as a cache holds "
+        "them.");
   if (!o.unreached.empty())
     run.notes.push_back(
         fmt::format("Calibration did not reach {}; they have the largest input scale of their "

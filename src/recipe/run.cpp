@@ -106,6 +106,7 @@ void describe(Outcome& outcome, const models::Model& student, const quantize::Po
        human_count(static_cast<double>(outcome.parameters)),
        human_bytes(static_cast<double>(outcome.bytes_before)));
   note("{}", quantize::coverage_table(outcome.coverage));
+  if (policy.fp8_cache) note("cache       keys and values in FP8 (E4M3)");
 }
 
 std::int64_t tokens_of(const std::vector<data::Source>& sources) {
@@ -226,13 +227,14 @@ void choose_checkpoint(Outcome& outcome, distill::Trainer& trainer, const models
 }
 
 void train(Outcome& outcome, const distill::TrainConfig& config, LoadedModel& student,
-           std::vector<at::Tensor> originals, const models::Model& teacher,
+           std::vector<at::Tensor> masters, const models::Model& teacher,
            const quantize::Policy& policy, DataSets& sets) {
   const Recipe& recipe = outcome.recipe;
   const fs::path output = recipe.output;
   const models::Model* guide = recipe.method == "qat" ? nullptr : &teacher;
   const data::Stream stream(std::move(sets.train), config.seed);
-  distill::Trainer trainer(student.model, std::move(originals), guide, policy, config);
+  if (config.learn_scales) quantize::fix_scales(student.model, policy, masters);
+  distill::Trainer trainer(student.model, std::move(masters), guide, policy, config);
   const Interrupt interrupt;
   TrainingLog log(output, guide != nullptr);
   distill::Callbacks callbacks;
@@ -314,19 +316,24 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
     outcome.bits = chosen.bits;
     describe(outcome, student.model, policy);
   }
-  std::vector<at::Tensor> originals = values_of(student.model);
-  outcome.unreached = calibrate_and_quantize(student.model, policy, calibration);
-  outcome.layer_errors = quantize::weight_errors(student.model, originals);
+  std::vector<at::Tensor> masters;
+  {
+    const std::vector<at::Tensor> originals = values_of(student.model);
+    Quantised quantised = calibrate_and_quantize(student.model, policy, calibration);
+    outcome.unreached = std::move(quantised.unreached);
+    outcome.layer_errors = quantize::weight_errors(student.model, originals);
+    masters = std::move(quantised.masters);
+  }
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);
   add_samples(outcome, "PTQ", student.model, student.tokenizer);
   if (!add_benchmarks(outcome, "PTQ", student.model, student.tokenizer)) return outcome;
 
   if (recipe.method == "ptq")
-    write_checkpoint(output / "checkpoint", student.model, originals, student.source, recipe.format,
+    write_checkpoint(output / "checkpoint", student.model, masters, student.source, recipe.format,
                      about(outcome));
   else
-    train(outcome, config, student, std::move(originals), teacher.model, policy, sets);
+    train(outcome, config, student, std::move(masters), teacher.model, policy, sets);
   if (outcome.interrupted) return outcome;
   if (!placement.device.is_cpu())
     note("memory      {} at the peak on the GPU",

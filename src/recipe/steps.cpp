@@ -9,6 +9,7 @@
 #include "checkpoint/formats.h"
 #include "core/console.h"
 #include "core/error.h"
+#include "quantize/by_hessians.h"
 #include "quantize/quantize.h"
 #include "quantize/transform.h"
 #include "text/gguf_tokenizer.h"
@@ -108,8 +109,11 @@ quantize::Policy policy_of(const Recipe& recipe) {
   policy.keep_last = static_cast<int>(q.keep_last);
   policy.global = q.global_scale == "amax" ? nvfp4::GlobalScale::amax : nvfp4::GlobalScale::pow2;
   policy.weights = block_scale_of(q.weight_scales);
+  policy.hessian_scales = q.weight_scales == "hessian";
+  policy.rounding = q.rounding == "gptq" ? quantize::Rounding::gptq : quantize::Rounding::nearest;
   policy.inputs = block_scale_of(q.input_scales);
   policy.input_headroom = q.input_headroom;
+  if (q.kv_cache != "preset") policy.fp8_cache = q.kv_cache == "fp8";
   return policy;
 }
 
@@ -146,6 +150,7 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.optimizer_states = state_type_of(t.optimizer_states);
   c.bf16_gradients = t.gradients == "bf16";
   c.cuda_graphs = t.cuda_graphs;
+  c.learn_scales = t.learn_scales;
   c.bf16_logits = t.logits == "bf16";
   c.seed = static_cast<std::uint64_t>(recipe.seed);
   c.state_folder = fs::path(recipe.output) / "state";
@@ -166,8 +171,9 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
   if (!needs_calibration(recipe)) return {};
   const auto& c = recipe.calibration;
   check(!c.data.empty() || !recipe.data.train.empty(), "calibrate",
-        "input scales and scalings need data: give calibration.data (qad quantize: --calib), or "
-        "choose the policy nvfp4-weight-only");
+        "scales of inputs, keys and values, scalings and Hessians need data: give calibration.data "
+        "(qad "
+        "quantize: --calib), or choose the policy nvfp4-weight-only");
   data::RenderOptions options = render_options_of(recipe);
   options.max_documents = c.sequences;
   const std::string file = c.data.empty() ? recipe.data.train.front().file : c.data;
@@ -204,6 +210,20 @@ std::vector<quantize::UnreachedExperts> lend_maxima(const models::Model& model,
         "{}",
         quantize::to_text(unreached));
   return unreached;
+}
+
+// Of the walk by Hessians, which goes on from layer to layer.
+std::function<void(std::size_t)> layer_progress(const models::Model& model) {
+  return [progress = std::make_shared<Progress>("round     "),
+          layers = model.layers.size()](std::size_t done) {
+    progress->show(fmt::format("{}/{} layers", done, layers), done == layers);
+  };
+}
+
+void say_plain(const std::vector<quantize::UnreachedExperts>& plain) {
+  if (!plain.empty())
+    note("experts     with too few tokens for a Hessian are rounded to nearest by the rule: {}",
+         quantize::to_text(plain));
 }
 
 std::string scale_channels(models::Model& model, const Recipe& recipe,
@@ -321,25 +341,38 @@ MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
   return chosen;
 }
 
-std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
-    models::Model& model, const quantize::Policy& policy,
-    const std::vector<models::Tokens>& batches) {
+Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                                 const std::vector<models::Tokens>& batches) {
   std::vector<float> input_amax;
-  std::vector<quantize::UnreachedExperts> unreached;
-  if (policy.activations) {
-    check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
+  std::vector<quantize::CacheMaxima> cache;
+  Quantised out;
+  if (policy.needs_maxima()) {
+    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
     Progress progress("calibrate ");
-    input_amax = quantize::calibrate(model, batches, [&](std::size_t done) {
-      progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
-    });
-    unreached = lend_maxima(model, input_amax);
+    input_amax = quantize::calibrate(
+        model, batches,
+        [&](std::size_t done) {
+          progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
+        },
+        &cache);
+    if (policy.activations) out.unreached = lend_maxima(model, input_amax);
   }
-  quantize::quantize(model, policy, input_amax);
-  if (!policy.activations) return unreached;
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+  if (policy.by_hessians()) {
+    auto rounded =
+        quantize::quantize_by_hessians(model, policy, input_amax, batches, layer_progress(model));
+    say_plain(rounded.plain);
+    out.masters = std::move(rounded.masters);
+    clipped_share(model);  // the count starts anew
+  } else {
+    out.masters = values_of(model);
+    quantize::quantize(model, policy, input_amax);
+  }
+  if (!policy.activations) return out;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
-  return unreached;
+  return out;
 }
 
 namespace {
@@ -360,19 +393,31 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       models::Model& model, const quantize::Policy& policy,
                       const std::vector<models::Tokens>& batches, const std::string& format,
                       const std::string& about) {
+  const bool by_hessians = policy.by_hessians();
+  if (by_hessians) model.placement.packs_weights = false;  // it changes them
   std::vector<float> input_amax;
-  if (policy.activations) {
-    check(!batches.empty(), "calibrate", "input scales need calibration data; none was given");
+  std::vector<quantize::CacheMaxima> cache;
+  if (policy.needs_maxima()) {
+    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
     Progress progress("calibrate ");
     const std::size_t layers = model.layers.size();
-    input_amax = quantize::calibrate(source, model, batches, [&](std::size_t done) {
-      progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
-    });
-    lend_maxima(model, input_amax);
+    input_amax = quantize::calibrate(
+        source, model, batches,
+        [&](std::size_t done) {
+          progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
+        },
+        &cache);
+    if (policy.activations) lend_maxima(model, input_amax);
   }
   quantize::choose_quantised(model, policy, input_amax);
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+  quantize::CodesByHessians rounded;
+  if (by_hessians) {
+    rounded = quantize::quantize_by_hessians(source, model, policy, batches, layer_progress(model));
+    say_plain(rounded.plain);
+  }
   Progress progress("quantise  ");
-  checkpoint::OutModel m = quantize::export_from(source, model, policy.global);
+  checkpoint::OutModel m = quantize::export_from(source, model, policy.global, rounded.weights);
   m.progress = [&](std::int64_t done, std::int64_t all) {
     progress.show(fmt::format("{} of {}", human_bytes(static_cast<double>(done)),
                               human_bytes(static_cast<double>(all))),

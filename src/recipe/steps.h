@@ -77,11 +77,14 @@ MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
                                 const quantize::Policy& policy,
                                 const std::vector<models::Tokens>& batches);
 
-// Calibrates on `batches` (none for a weight-only policy) and quantises `model` in place; says what
-// it does on stderr, also which experts calibration did not reach, which it returns.
-std::vector<quantize::UnreachedExperts> calibrate_and_quantize(
-    models::Model& model, const quantize::Policy& policy,
-    const std::vector<models::Tokens>& batches);
+// Calibrates on `batches` (none for a policy without anything to calibrate) and quantises `model`
+// in place; says what it does on stderr, also which experts calibration did not reach.
+struct Quantised {
+  std::vector<at::Tensor> masters;  // in the order of models::parameters()
+  std::vector<quantize::UnreachedExperts> unreached;
+};
+Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                                 const std::vector<models::Tokens>& batches);
 
 // The share of quantised activations beyond their scale since the last call, which starts the count
 // anew.

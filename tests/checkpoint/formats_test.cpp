@@ -11,6 +11,7 @@
 #include "checkpoint/gguf.h"
 #include "checkpoint/model_card.h"
 #include "checkpoint/nvfp4_tensors.h"
+#include "checkpoint/safetensors.h"
 #include "checkpoint/verify.h"
 #include "files.h"
 #include "nvfp4/nvfp4.h"
@@ -147,6 +148,34 @@ TEST(Formats, KeepCodesScalesAndValues) {
       EXPECT_EQ(x, y) << name << " " << tensor;
     }
     EXPECT_EQ(find_nvfp4(b, "model.layers.0.self_attn.q_proj")->input_scale, 0x1p-3f) << name;
+  }
+}
+
+// Scales of an FP8 cache go both ways, whatever an architecture calls its attention.
+TEST(Formats, KeepTheScalesOfACache) {
+  for (const std::string mixer : {"self_attn", "mixer"}) {
+    const ScratchFolder scratch;
+    Tiny tiny;
+    for (OutWeight& w : tiny.m.weights)
+      if (const auto at = w.name.find("self_attn"); at != w.name.npos) w.name.replace(at, 9, mixer);
+    tiny.m.kv_cache_algo = "FP8";
+    const std::string layer = "model.layers.0." + mixer;
+    tiny.m.kv_scales = {{layer + ".k_proj.k_scale", 0x1p-6f}, {layer + ".v_proj.v_scale", 0.3f}};
+    format_named("compressed-tensors").write(scratch / "ct", tiny.m);
+    const Checkpoint ct = open(scratch / "ct");
+    format_named("modelopt").write(scratch / "back", out_model(ct, std::nullopt));
+    const Checkpoint back = open(scratch / "back");
+    for (const Checkpoint* c : {&ct, &back}) {
+      const OutModel m = out_model(*c, std::nullopt);
+      EXPECT_EQ(m.kv_cache_algo, "FP8") << mixer;
+      EXPECT_EQ(m.kv_scales, tiny.m.kv_scales) << mixer;
+    }
+    const auto file = read_safetensors(scratch / "ct/model.safetensors");
+    EXPECT_EQ(std::count_if(file.tensors.begin(), file.tensors.end(),
+                            [&](const Tensor& t) {
+                              return t.name == layer + ".k_scale" || t.name == layer + ".v_scale";
+                            }),
+              2);
   }
 }
 

@@ -129,6 +129,17 @@ TEST_F(HfFolder, ReadsBothFormsOfQuantisationMetadata) {
   }
   EXPECT_EQ(read_quantization(normalised_quantization({}, {})).algo, "");
 
+  for (const char* other :
+       {R"({"num_bits": 8, "type": "int"})", R"({"num_bits": 4, "type": "float"})",
+        R"({"num_bits": 8, "type": "float", "strategy": "attn_head"})",
+        R"({"num_bits": 8, "type": "float", "dynamic": true})"}) {
+    Json changed = flat;
+    changed["kv_cache_scheme"] = parse_json(other, "kv");
+    EXPECT_THAT(error_of([&] { normalised_quantization({}, changed); }),
+                HasSubstr("kv_cache_scheme: expected FP8"))
+        << other;
+  }
+
   write("model.safetensors", file_of({"a"}));
   write("config.json", Json{{"model_type", "llama"}, {"quantization_config", flat}}.dump());
   const Checkpoint c = open(folder_.path());

@@ -102,6 +102,20 @@ TEST(Trainer, TiedModelsTrain) {
   EXPECT_LT(r.result.validations.back().kl, r.result.validations.front().kl);
 }
 
+// What is learned with an FP8 cache is learned for it: nearer to the teacher than without training,
+// and every parameter before the cache moves.
+TEST(Trainer, TrainsWithAnFp8Cache) {
+  Pair pair;
+  for (models::Layer& layer : pair.student.layers) layer.attention->kv_scales = {0x1p-6f, 0x1p-7f};
+  TrainConfig config = tiny_train();
+  config.batch_sequences = 16;
+  config.learning_rate = 3e-4;
+  const Outcome r = run(pair, config);
+  EXPECT_LT(r.result.validations.back().kl, 0.97 * r.result.validations.front().kl);
+  for (std::size_t i = 0; i < r.masters.size(); ++i)
+    EXPECT_FALSE(at::equal(r.masters[i], pair.masters[i])) << i;
+}
+
 // Every parameter of Mamba is trained, in each precision of moments.
 TEST(Trainer, HybridsTrain) {
   for (const StateType states : {StateType::fp32, StateType::bf16, StateType::int8}) {
@@ -330,6 +344,9 @@ TEST(Trainer, AnotherConfigurationOrModelCannotResume) {
               HasSubstr("layers.0.mlp.down_proj was"));
   EXPECT_THAT(with([](auto& mlp) { mlp.down.quant->weight_rule = nvfp4::BlockScale::mse; }),
               HasSubstr("layers.0.mlp.down_proj was"));
+  Pair cached;
+  for (models::Layer& layer : cached.student.layers) layer.attention->kv_scales = {0.5f, 0.25f};
+  EXPECT_THAT(error_of([&] { run(cached, config); }), HasSubstr("k_proj.k_scale was absent"));
   Pair amax;
   amax.policy.global = nvfp4::GlobalScale::amax;
   EXPECT_THAT(error_of([&] { run(amax, config); }), HasSubstr("quantize.global_scale was"));

@@ -160,6 +160,50 @@ TEST(Pack, GivesBackEitherType) {
   EXPECT_THROW(ops::unpack({p.codes, p.scales.narrow(1, 0, 2)}, 40, 1, at::kFloat), Error);
 }
 
+// Every E4M3 value, what lies half-way between two, its neighbours, and what saturates.
+TEST(FakeQuantizeCache, IsE4m3OfKeysAndValuesAndItsGradientIsTheIdentity) {
+  std::vector<float> all{1e-30f, 1000, 463.9f, 464, 466};
+  for (int code = 0; code < 0x7E; ++code) {
+    const float a = nvfp4::e4m3_decode(static_cast<std::uint8_t>(code)),
+                b = nvfp4::e4m3_decode(static_cast<std::uint8_t>(code + 1)), half = (a + b) / 2;
+    for (const float x : {a, half, std::nextafter(half, a), std::nextafter(half, b)})
+      all.insert(all.end(), {x, -x});
+  }
+  all.resize((all.size() + 15) / 16 * 16);
+  constexpr std::int64_t kHeads = 3, kKv = 2, kDim = 4;
+  const auto tokens = static_cast<std::int64_t>(all.size()) / (kKv * kDim);
+  const Tensor x = at::from_blob(all.data(), {tokens, kKv, kDim}, at::kFloat);
+  for (const auto& [key, value] : {std::pair{1.0, 1.0}, {0.0625, 4.0}, {0.013, 3.7}}) {
+    const Tensor q = random({tokens, kHeads, kDim});
+    Tensor qkv = at::cat({q, x * key, x * value}, 1).set_requires_grad(true);
+    const Tensor y = ops::fake_quantize_cache(qkv, kHeads, kKv, key, value);
+    EXPECT_TRUE(at::equal(y.narrow(1, 0, kHeads), q));
+    for (const auto& [first, wide] : {std::pair{kHeads, key}, {kHeads + kKv, value}}) {
+      const auto scale = static_cast<float>(wide);
+      const Tensor from = qkv.detach().narrow(1, first, kKv).contiguous(),
+                   to = y.detach().narrow(1, first, kKv).contiguous();
+      for (std::int64_t i = 0; i < from.numel(); ++i)
+        ASSERT_EQ(to.data_ptr<float>()[i],
+                  nvfp4::e4m3_decode(nvfp4::e4m3_encode(from.data_ptr<float>()[i] / scale)) * scale)
+            << from.data_ptr<float>()[i] << " / " << scale;
+    }
+    const Tensor g = random(y.sizes(), 5);
+    y.backward(g);
+    EXPECT_TRUE(at::equal(qkv.grad(), g));
+    // By a power of two BF16 holds what the codes decode to.
+    if (key != 0.013) {
+      const Tensor half = qkv.detach().to(at::kBFloat16);
+      EXPECT_TRUE(
+          at::equal(ops::fake_quantize_cache(half, kHeads, kKv, key, value).to(at::kFloat),
+                    ops::fake_quantize_cache(half.to(at::kFloat), kHeads, kKv, key, value)));
+    }
+  }
+  const Tensor qkv = random({2, 7, 4});
+  EXPECT_THROW(ops::fake_quantize_cache(qkv, 4, 2, 1, 1), Error);
+  EXPECT_THROW(ops::fake_quantize_cache(qkv, 3, 2, 0, 1), Error);
+  EXPECT_THROW(ops::fake_quantize_cache(qkv, 3, 2, 1, NAN), Error);
+}
+
 TEST(FakeQuantize, IsTheFormatsAndItsGradientIsTheIdentity) {
   for (const auto& [rows, cols] : kShapes) {
     const Tensor x = leaf(random({rows, cols}, 3));

@@ -57,6 +57,50 @@ TEST(Ship, IsTheFormatsRoundingUnderARisingScale) {
         }
 }
 
+Tensor some_scales(std::int64_t rows, std::int64_t cols) {
+  return at::randint(1, 0x7F, {rows, nvfp4::blocks_per_row(cols)}, at::kByte);
+}
+
+TEST(Ship, UnderChosenScalesIsTheFormatsRoundingToo) {
+  for (const auto& [rows, cols] :
+       {std::pair<std::int64_t, std::int64_t>{1, 1}, {5, 33}, {64, 576}, {2, 40000}})
+    for (const bool half : {false, true}) {
+      Tensor master = random({rows, cols}, 0.03);
+      if (half) master = master.to(at::kBFloat16);
+      const Tensor value = at::empty({rows, cols}), global = scalar(0x1p-12);
+      const Tensor scales = some_scales(rows, cols);
+      const Tensor expected = master.to(at::kBFloat16).to(at::kFloat).contiguous();
+      expect_same(ship_with_scales_(master, value, global, scales), expected.abs().max(), "amax");
+      nvfp4::fake_quantize_with_scales(expected.const_data_ptr<float>(), rows, cols, 0x1p-12f,
+                                       scales.const_data_ptr<std::uint8_t>(),
+                                       expected.mutable_data_ptr<float>());
+      expect_same(value, expected, "value");
+      // What outgrows the scales changes neither them nor the global scale.
+      const Tensor before = scales.clone();
+      ship_with_scales_(master * 1000, value, global, scales);
+      EXPECT_TRUE(at::equal(scales, before));
+      EXPECT_EQ(global.item<float>(), 0x1p-12f);
+    }
+}
+
+TEST(Ship, AListMayHoldBoth) {
+  const Tensor a = random({7, 48}), b = random({5, 32}), scales = some_scales(7, 48);
+  for (const bool given : {false, true}) {
+    const Tensor va = at::empty_like(a), vb = at::empty_like(b), one = at::empty_like(a),
+                 two = at::empty_like(b), ga = scalar(0x1p-9), gb = scalar(0), g2 = scalar(0);
+    const Tensor most = at::stack({a.to(at::kBFloat16).to(at::kFloat).abs().max(),
+                                   b.to(at::kBFloat16).to(at::kFloat).abs().max()});
+    const Tensor seen = ship_({{a, va, ga, BlockScale::max, scales}, {b, vb, gb, BlockScale::mse}},
+                              given ? most : Tensor(), GlobalScale::pow2);
+    expect_same(seen, most, "amax");
+    ship_with_scales_(a, one, ga, scales);
+    ship_(b, two, g2, {}, BlockScale::mse, GlobalScale::pow2);
+    expect_same(va, one, "chosen");
+    expect_same(vb, two, "by rule");
+    EXPECT_EQ(gb.item<float>(), g2.item<float>());
+  }
+}
+
 TEST(Ship, WhatIsNotFiniteIsSaidAndChangesNoScale) {
   const auto amax_of = [](double bad) {
     const Tensor master = random({4, 32}), value = at::empty({4, 32}), global = scalar(0.5);

@@ -120,9 +120,11 @@ TEST_P(RoundTrip, LoadsToTheSameValuesAndLogits) {
   const auto c = source(GetParam().model);
   models::Model model = models::load(c);
   const auto masters = masters_of(model);
-  auto amax = calibrate(model, batches());
+  std::vector<CacheMaxima> cache;
+  auto amax = calibrate(model, batches(), {}, &cache);
   lend_maxima(model, amax);
   quantize(model, GetParam().policy, amax);
+  if (GetParam().policy.fp8_cache) quantize_cache(model, GetParam().policy.global, cache);
 
   const Folder folder;
   checkpoint::write_folder(folder.path, export_folder(model, masters, c));
@@ -140,6 +142,16 @@ TEST_P(RoundTrip, LoadsToTheSameValuesAndLogits) {
   models::Model plain = models::load(c);
   EXPECT_TRUE(at::equal(run(model), run(read)));
   EXPECT_FALSE(at::equal(run(model), run(plain)));
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    if (!model.layers[i].attention) continue;
+    const auto& kv = model.layers[i].attention->kv_scales;
+    const auto& read_kv = read.layers[i].attention->kv_scales;
+    ASSERT_EQ(kv.has_value(), GetParam().policy.fp8_cache);
+    ASSERT_EQ(read_kv.has_value(), kv.has_value());
+    if (!kv) continue;
+    EXPECT_EQ(read_kv->key, kv->key);
+    EXPECT_EQ(read_kv->value, kv->value);
+  }
 
   // What decodes texts holds the file's own bytes, and gives the same bits.
   const models::Model packed = models::load(written, {.packs_weights = true});
@@ -171,6 +183,14 @@ const Case kCases[] = {
      with("nvfp4", [](Policy& p) { p.weights = nvfp4::BlockScale::four_over_six; })},
     {"Hybrid", "nemotron_h_all", preset("nvfp4")},
     {"KeepFirst", "mistral", with("nvfp4", [](Policy& p) { p.keep_first = 1; })},
+    {"Cache", "llama", with("nvfp4", [](Policy& p) { p.fp8_cache = true; })},
+    {"CacheAmax", "qwen3_yarn",
+     with("nvfp4-weight-only",
+          [](Policy& p) {
+            p.fp8_cache = true;
+            p.global = nvfp4::GlobalScale::amax;
+          })},
+    {"CacheHybrid", "nemotron_h_all", with("nvfp4", [](Policy& p) { p.fp8_cache = true; })},
     {"Experts", "nemotron_h_experts", preset("nvfp4")},
     {"ExpertsWeightOnly", "nemotron_h_experts", preset("nvfp4-weight-only")},
 };
@@ -186,6 +206,50 @@ TEST(Calibrate, IsTheLargestInput) {
   for (const auto& b : batches())
     largest = std::max(largest, models::forward(model, b).abs().max().item<float>());
   EXPECT_EQ(amax.back(), largest);
+}
+
+TEST(Calibrate, FindsTheLargestKeysAndValues) {
+  const models::Model model = models::load(source("nemotron_h_all"));
+  std::vector<CacheMaxima> cache;
+  calibrate(model, batches(), {}, &cache);
+  ASSERT_EQ(cache.size(), model.layers.size());
+  // Its attention does not rotate: keys and values are what the product gives.
+  for (std::size_t i = 0; i < model.layers.size(); ++i) {
+    const auto& a = model.layers[i].attention;
+    float key = 0, value = 0;
+    for (const auto& b : batches())
+      models::forward(model, b, [&](const models::Linear& l, const at::Tensor& x) {
+        if (!a || &l != &a->qkv) return;
+        const auto qkv = x.mm(l.weight.value.t())
+                             .abs()
+                             .split_with_sizes({a->config.heads * a->config.head_dim,
+                                                a->config.kv_heads * a->config.head_dim,
+                                                a->config.kv_heads * a->config.head_dim},
+                                               1);
+        key = std::max(key, qkv[1].max().item<float>());
+        value = std::max(value, qkv[2].max().item<float>());
+      });
+    EXPECT_NEAR(cache[i].key, key, 1e-5f * key) << i;
+    EXPECT_NEAR(cache[i].value, value, 1e-5f * value) << i;
+    EXPECT_EQ(key > 0, a.has_value());
+  }
+}
+
+TEST(Quantize, ScalesOfTheCache) {
+  models::Model model = models::load(source());
+  using nvfp4::GlobalScale;
+  const auto scales = [&](GlobalScale rule, CacheMaxima one) {
+    quantize_cache(model, rule, {one, one});
+    const auto& kv = *model.layers[1].attention->kv_scales;
+    return std::pair{kv.key, kv.value};
+  };
+  EXPECT_EQ(scales(GlobalScale::amax, {5.5f, 0}), std::pair(5.5f / 448, 1.0f));
+  EXPECT_EQ(scales(GlobalScale::pow2, {448, 449}), std::pair(1.0f, 2.0f));
+  EXPECT_EQ(scales(GlobalScale::pow2, {3.5f, 3.4f}), std::pair(0x1p-7f, 0x1p-7f));
+  EXPECT_EQ(scales(GlobalScale::pow2, {std::nextafter(448.0f, 500.0f), 224}),
+            std::pair(2.0f, 0.5f));
+  EXPECT_THROW(scales(GlobalScale::pow2, {INFINITY, 1}), Error);
+  EXPECT_THROW(quantize_cache(model, GlobalScale::pow2, {{1, 1}}), Error);  // of another model
 }
 
 TEST(Quantize, CalibratedInputsAreNotClipped) {
@@ -348,10 +412,11 @@ TEST_P(RoundTrip, FromTheDiskIsTheSameBytes) {
   const Policy& policy = GetParam().policy;
   models::Model whole = models::load(c);
   const auto masters = masters_of(whole);
-  auto amax = calibrate(whole, batches());
+  std::vector<CacheMaxima> cache, from_layers;
+  auto amax = calibrate(whole, batches(), {}, &cache);
   for (const bool packs : {false, true}) {
     models::Model model = models::open_model(c, {.packs_weights = packs});
-    EXPECT_EQ(calibrate(c, model, batches()), amax);
+    EXPECT_EQ(calibrate(c, model, batches(), {}, &from_layers), amax);
     for (const models::Parameter* p : models::parameters(model)) {
       EXPECT_TRUE(p->value.is_meta() && !p->packed) << p->parts.front().name;
     }
@@ -360,6 +425,10 @@ TEST_P(RoundTrip, FromTheDiskIsTheSameBytes) {
   quantize(whole, policy, amax);
   models::Model model = models::open_model(c, {});
   choose_quantised(model, policy, amax);
+  if (policy.fp8_cache) {
+    quantize_cache(whole, policy.global, cache);
+    quantize_cache(model, policy.global, from_layers);
+  }
   const auto from_disk = folder_from(c, model, policy.global);
   const auto from_memory = export_folder(whole, masters, c);
   EXPECT_EQ(from_disk.config, from_memory.config);
@@ -399,6 +468,41 @@ TEST(Quantize, RefusesWhatItCannotDo) {
   quantize(model, preset("nvfp4-weight-only"), {});
   EXPECT_THROW(quantize(model, preset("nvfp4-weight-only"), {}), Error);  // twice
   EXPECT_THROW(calibrate(model, batches()), Error);
+}
+
+TEST(Verify, CacheScalesAreOnePositiveNumberBoth) {
+  const auto c = source();
+  models::Model model = models::load(c);
+  const auto masters = masters_of(model);
+  quantize(model, preset("nvfp4-weight-only"), {});
+  quantize_cache(model, nvfp4::GlobalScale::pow2, {{1, 2}, {3, 4}});
+  const auto problems_with = [&](auto&& change) {
+    auto out = export_folder(model, masters, c);
+    change(out);
+    const Folder folder;
+    checkpoint::write_folder(folder.path, out);
+    return models::problems(checkpoint::open(folder.path));
+  };
+  const std::string key = "model.layers.1.self_attn.k_proj.k_scale";
+  EXPECT_THAT(problems_with([](checkpoint::OutFolder&) {}), ::testing::IsEmpty());
+  EXPECT_THAT(problems_with([&](checkpoint::OutFolder& out) {
+                std::erase_if(out.tensors, [&](const auto& t) { return t.name == key; });
+              }),
+              ::testing::ElementsAre(HasSubstr("k_proj.k_scale beside it, found none")));
+  EXPECT_THAT(problems_with([&](checkpoint::OutFolder& out) {
+                for (auto& t : out.tensors)
+                  if (t.name == key)
+                    t.fill = [](std::byte* bytes) {
+                      const float scale = -1;
+                      std::memcpy(bytes, &scale, sizeof(scale));
+                    };
+              }),
+              ::testing::ElementsAre(HasSubstr("expected one positive number, found -1")));
+  EXPECT_THAT(problems_with([&](checkpoint::OutFolder& out) {
+                out.hf_quant_config["quantization"]["kv_cache_quant_algo"] = nullptr;
+                out.config["quantization_config"].erase("kv_cache_scheme");
+              }),
+              ::testing::Each(HasSubstr("nothing says that keys and values are FP8")));
 }
 
 TEST(Verify, FusedPartsMustShareScales) {

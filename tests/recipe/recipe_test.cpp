@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 
 #include "core/error.h"
+#include "recipe/steps.h"
 
 namespace qad::recipe {
 namespace {
@@ -46,6 +47,22 @@ samples: {prompts: [hi, ""]}
   EXPECT_EQ(r.train.steps, 7);
   EXPECT_EQ(r.train.learning_rate, 2.5e-6);
   EXPECT_EQ(r.samples.prompts, (std::vector<std::string>{"hi", ""}));
+}
+
+TEST(Recipe, TheCacheIsThePresetsUnlessSaid) {
+  const auto policy = [](const std::string& preset, const std::string& word) {
+    Recipe r;
+    r.quantize.policy = preset;
+    if (!word.empty()) set_key(r, "quantize.kv_cache", word, "test");
+    return policy_of(r);
+  };
+  EXPECT_FALSE(policy("nvfp4", "").fp8_cache);
+  EXPECT_TRUE(policy("nvfp4", "fp8").fp8_cache);
+  EXPECT_TRUE(policy("nvfp4-nano-30b-a3b", "").fp8_cache);
+  EXPECT_FALSE(policy("nvfp4-nano-30b-a3b", "none").fp8_cache);
+  EXPECT_FALSE(policy("nvfp4-nano-9b-v2", "").fp8_cache);
+  EXPECT_TRUE(policy("nvfp4-weight-only", "fp8").needs_calibration());
+  EXPECT_FALSE(policy("nvfp4-weight-only", "").needs_calibration());
 }
 
 TEST(Recipe, PrintedRecipeReadsBackTheSame) {
@@ -131,6 +148,27 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
   r = good;
   r.train.gradients = "bf16";
   EXPECT_THAT(said(r), HasSubstr("train.gradients"));
+  r = good;
+  r.train.learn_scales = true;
+  EXPECT_EQ(said(r), "");
+  r.method = "ptq";
+  EXPECT_THAT(said(r), HasSubstr("train.learn_scales"));
+  r = good;
+  r.train.learn_scales = true;
+  r.device = "cuda";
+  EXPECT_THAT(said(r), HasSubstr("train.learn_scales"));
+  for (const bool gptq : {false, true}) {
+    r = good;
+    (gptq ? r.quantize.rounding : r.quantize.weight_scales) = gptq ? "gptq" : "hessian";
+    EXPECT_EQ(said(r), "");
+    r.device = "cuda";
+    EXPECT_THAT(said(r), HasSubstr("quantize.weight_scales, quantize.rounding"));
+    r.device = "cpu";
+    r.method = "ptq";
+    r.data.train.clear();
+    r.quantize.policy = "nvfp4-weight-only";
+    EXPECT_THAT(said(r), HasSubstr("calibration.data"));
+  }
   r = good;
   r.loss.forward_kl = 0;
   EXPECT_THAT(said(r), HasSubstr("loss"));
