@@ -1,21 +1,26 @@
-// qad inspect: what a checkpoint is, from its headers alone.
+// qad inspect: what a checkpoint is, from its headers alone; against its original also how far each
+// weight is from it.
 #include <map>
 
+#include "checkpoint/diff.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "cli/commands.h"
 #include "core/console.h"
+#include "core/error.h"
 #include "core/json.h"
 #include "models/config.h"
 #include "models/model.h"
 #include "quantize/policy.h"
 #include "recipe/steps.h"
+#include "report/heat_map.h"
+#include "report/report.h"
 
 namespace qad::cli {
 namespace {
 
 struct Options {
   std::string model;
-  std::optional<std::string> plan;
+  std::optional<std::string> plan, against, html;
   bool json = false, tensors = false;
 };
 
@@ -47,6 +52,36 @@ int plan(const Options& o) {
   }
   fmt::print("{}: {} under {}\n{}{} in BF16, {} quantised\n", o.model, config.architecture, *o.plan,
              quantize::coverage_table(rows), human_bytes(before), human_bytes(after));
+  return 0;
+}
+
+// The weights of a quantised model against those that it was made of.
+int against(const Options& o) {
+  const checkpoint::Checkpoint quantised = checkpoint::open(o.model);
+  const checkpoint::Checkpoint original = checkpoint::open(*o.against);
+  report::Run run;
+  run.title = "Error of " + quantised.path.filename().string();
+  run.model = fmt::format("{} against {}", o.model, *o.against);
+  for (const auto& d : checkpoint::differences(original, quantised)) {
+    check(d.kind == "equal" || d.kind == "values" || d.kind == "only in B", "inspect",
+          "{}: {} in {} and {}: expected two checkpoints of one model", d.name, d.kind, *o.against,
+          o.model);
+    // What was only rounded to BF16 would hide the differences between the others.
+    if (d.kind == "values" && quantised.has(d.name + "_scale"))
+      run.layer_errors.push_back({d.name.substr(0, d.name.size() - 7), d.snr_db()});
+  }
+  const report::HeatMap map = report::error_map(run.layer_errors);
+  if (o.json) {
+    Json lines = Json::array();
+    for (const auto& e : run.layer_errors)
+      lines.push_back({{"name", e.name}, {"sqnr_db", e.sqnr_db}});
+    fmt::print("{}\n", Json{{"errors", lines}}.dump(2));
+  } else if (map.cells.empty()) {
+    fmt::print("the weights of all linears are equal\n");
+  } else {
+    fmt::print("{}\nSQNR in dB; < marks the worst tenth\n\n{}", run.model, heat_table(map));
+  }
+  if (o.html) write_file(*o.html, report::error_page(run));
   return 0;
 }
 
@@ -104,8 +139,15 @@ void add_inspect(CLI::App& app) {
   command.optional("--plan", o->plan,
                    "what quantisation would make of it: a policy (nvfp4, ...) or a recipe file; of "
                    "a folder with config.json alone, or that file");
+  command.optional("--against", o->against,
+                   "the checkpoint that this one was quantised from: each linear's signal to "
+                   "quantisation noise, as a table of layers and kinds");
+  command.optional("--html", o->html, "with --against: the same as a page with a heat map");
   command.exclude("--plan", "--tensors");
+  command.exclude("--plan", "--against");
   command.run([o] {
+    check(!o->html || o->against, "inspect", "--html: is for --against");
+    if (o->against) return against(*o);
     if (o->plan) return plan(*o);
     const checkpoint::Checkpoint c = checkpoint::open(o->model);
     const models::ModelConfig config = models::parse_config(c.config, c.generation_config);

@@ -289,9 +289,6 @@ std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
   return done;
 }
 
-namespace {
-
-// The first documents, of `most` tokens in all.
 std::vector<models::Tokens> first_tokens(const std::vector<models::Tokens>& batches,
                                          std::int64_t most) {
   std::vector<models::Tokens> out;
@@ -310,6 +307,8 @@ std::vector<models::Tokens> first_tokens(const std::vector<models::Tokens>& batc
   }
   return out;
 }
+
+namespace {
 
 // Of a recipe, as YAML on one line.
 std::string as_yaml(const std::vector<quantize::Rule>& rules) {

@@ -50,6 +50,10 @@ data::RenderOptions render_options_of(const Recipe& recipe);
 std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
                                                 const text::Tokenizer& tokenizer);
 
+// The first documents, of `most` tokens in all; the last is cut.
+std::vector<models::Tokens> first_tokens(const std::vector<models::Tokens>& batches,
+                                         std::int64_t most);
+
 // Quantises the checkpoint `source` into `out`, layer by layer: it is never in memory whole. Says
 // on stderr what it does. `format` and `about` as for write_checkpoint.
 void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,

@@ -7,6 +7,7 @@
 
 #include "report/chart.h"
 #include "report/format.h"
+#include "report/heat_map.h"
 #include "report/page.h"
 #include "report/report.h"
 
@@ -153,9 +154,32 @@ std::string training(const Run& run) {
   return out + "</tbody></table></div>\n";
 }
 
+std::string figure(const HeatMap& map, const char* key) {
+  return fmt::format(
+      "<figure><figcaption><b>{}, <span "
+      "class=\"soft\">{}</span></b>{}</figcaption>\n{}{}</figure>\n",
+      escape(map.title), escape(map.unit), key, heat_chart(map, kWide), heat_chart(map, kNarrow));
+}
+
+std::string sensitivities(const Run& run) {
+  const HeatMap map = sensitivity_map(run.sensitivities);
+  if (map.cells.empty()) return {};
+  const auto kept =
+      std::ranges::count_if(run.sensitivities, [](const Sensitivity& s) { return !s.quantized; });
+  return heading("What quantisation costs, by layer") +
+         fmt::format(
+             "<p>Each group of linears was quantised alone and its KL measured on calibration "
+             "data; "
+             "darker costs more. Of {} groups {} stay in BF16, which makes {} bits a "
+             "weight.</p>\n",
+             run.sensitivities.size(), kept, number(run.bits)) +
+         figure(map, "<span>● stays in BF16</span>");
+}
+
 std::string layers(const Run& run) {
   const std::string wide = error_chart(run.layer_errors, kWide);
   if (wide.empty()) return {};
+  const HeatMap map = error_map(run.layer_errors);
   auto sorted = run.layer_errors;
   std::erase_if(sorted, [](const LayerError& e) { return !std::isfinite(e.sqnr_db); });
   std::sort(sorted.begin(), sorted.end(),
@@ -166,10 +190,13 @@ std::string layers(const Run& run) {
       "<code>{}</code>. Higher is better; "
       "6 dB halve the error.</p>\n",
       sorted[sorted.size() / 2].sqnr_db, sorted[0].sqnr_db, escape(sorted[0].name));
-  out +=
-      "<figure><figcaption><b>SQNR, <span class=\"soft\">dB</span></b><span class=\"key c1\">ten "
-      "worst</span></figcaption>\n" +
-      wide + error_chart(run.layer_errors, kNarrow) + "</figure>\n";
+  if (map.cells.size() > 1)
+    out += figure(map, "<span class=\"soft\">darker is worse</span>");
+  else  // names that say no layer
+    out +=
+        "<figure><figcaption><b>SQNR, <span class=\"soft\">dB</span></b><span class=\"key "
+        "c1\">ten worst</span></figcaption>\n" +
+        wide + error_chart(run.layer_errors, kNarrow) + "</figure>\n";
   out +=
       "<details><summary>The worst in numbers</summary><div "
       "class=\"scroll\"><table class=\"fit\"><thead><tr><th>tensor</th><th class=\"n\">SQNR, "
@@ -252,7 +279,14 @@ std::string settings(const Run& run) {
 std::string html(const Run& run) {
   return page(run.title.empty() ? "qad report" : run.title,
               header(run) + tiles(run) + quality(run) + benchmark_section(run.benchmarks) +
-                  training(run) + layers(run) + size(run) + samples(run) + settings(run));
+                  training(run) + sensitivities(run) + layers(run) + size(run) + samples(run) +
+                  settings(run));
+}
+
+std::string error_page(const Run& run) {
+  return page(run.title, fmt::format("<header><p>{}</p><h1>{}</h1></header>\n", escape(run.model),
+                                     escape(run.title)) +
+                             layers(run));
 }
 
 }  // namespace qad::report

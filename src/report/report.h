@@ -111,5 +111,7 @@ Json result_json(const Run& run);
 
 // A page without scripts or outside resources: light and dark, phone and paper.
 std::string html(const Run& run);
+// The part of it that shows layer_errors alone, as a page: of a model that was quantised elsewhere.
+std::string error_page(const Run& run);
 
 }  // namespace qad::report

@@ -58,6 +58,7 @@ svg .halo{paint-order:stroke;stroke:var(--paper);stroke-width:4px;stroke-linejoi
 .dot.s0{fill:var(--s0)}.dot.s1{fill:var(--s1)}.dot.s2{fill:var(--s2)}.dot.s3{fill:var(--s3)}
 .hover{fill:transparent}
 .bar{fill:var(--bar)}.bar.worst{fill:var(--s1)}.bar:hover{opacity:.7}
+.heat{fill:var(--s1)}.heat:hover{stroke:var(--ink)}.mark{fill:var(--ink);pointer-events:none}
 .sizes{margin:1em 0}.sizes div{display:flex;align-items:center;gap:12px;margin:6px 0;font-size:.92rem;font-variant-numeric:tabular-nums}
 .sizes span{width:70px;color:var(--soft);flex:none}.sizes i{display:block;height:16px;border-radius:0 4px 4px 0;background:var(--bar);min-width:2px}
 .sizes i.new{background:var(--s0)}.sizes em{font-style:normal;white-space:nowrap}

@@ -205,3 +205,17 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.returncode == 1 and "write" in done.stderr, done.stderr
     assert not out.exists() and not list(tmp_path.iterdir())
+
+
+def test_diff_and_inspect_say_where_a_model_was_changed(tmp_path, tokenizer_files):
+    out = tmp_path / "nvfp4"
+    qad("quantize", tokenizer_files, "-o", out, "--recipe", "nvfp4-weight-only", "--set",
+        "quantize.rules=[{pattern: '*', quantize: false}, {pattern: '*.layers.3.*', quantize: true}]")
+    told = json.loads(subprocess.run([str(QAD), "diff", str(tokenizer_files), str(out), "--data", str(TEXT), "--tokens", "200",
+                                      "--json"], capture_output=True, text=True).stdout)
+    kl = {p["part"]: p["kl"] for p in told["kl"]}  # elsewhere FP32 has become BF16
+    assert kl["layer 3"] > 1e-3 and kl["all of B"] == pytest.approx(kl["layer 3"], rel=0.02)
+    assert all(abs(v) < 1e-4 for part, v in kl.items() if part not in ("layer 3", "all of B"))
+    table = qad("inspect", out, "--against", tokenizer_files, "--html", tmp_path / "map.html")
+    assert [line.split()[0] for line in table.splitlines()[3:]] == ["layer", "3"]
+    assert "q_proj" in table and "<svg" in (tmp_path / "map.html").read_text()

@@ -13,6 +13,7 @@
 
 #include "report/chart.h"
 #include "report/format.h"
+#include "report/heat_map.h"
 
 namespace qad::report {
 namespace {
@@ -211,6 +212,75 @@ TEST(ResultJson, HasItsKeys) {
   EXPECT_TRUE(sparse["ptq"]["kl"].is_null());
   EXPECT_TRUE(sparse["ptq"]["ce"].is_null());
   EXPECT_EQ(Json::parse(sparse.dump()), sparse);
+}
+
+TEST(ResultJson, HasTheChoiceOfPrecisions) {
+  report::Run run;
+  run.bits = 6;
+  run.sensitivities = {{"qkv", 0, {"a.q", "a.k"}, 10, 0.5, false}, {"o", 0, {"a.o"}, 5, 0.1, true}};
+  const Json mixed = result_json(run)["mixed_precision"];
+  EXPECT_EQ(mixed["bits"], 6);
+  EXPECT_EQ(mixed["groups"].size(), 2u);
+  EXPECT_EQ(mixed["rules"], (Json{{{"pattern", "a.q"}, {"quantize", false}},
+                                  {{"pattern", "a.k"}, {"quantize", false}}}));
+}
+
+std::vector<LayerError> errors() {
+  return {{"model.layers.0.self_attn.q_proj", 20},
+          {"model.layers.0.mlp.down_proj", 18},
+          {"model.layers.10.self_attn.q_proj", 12},
+          {"model.layers.10.mlp.experts.0.down_proj", 9},
+          {"model.layers.10.mlp.experts.1.down_proj.weight", 8},
+          {"lm_head", 1}};
+}
+
+TEST(HeatMap, HasAPlaceForEachLayerAndKind) {
+  const HeatMap map = error_map(errors());
+  EXPECT_THAT(map.layers, ElementsAre("0", "10"));
+  EXPECT_THAT(map.kinds, ElementsAre("q_proj", "down_proj", "expert down_proj"));
+  EXPECT_EQ(map.cells[0][1]->value, 18);
+  EXPECT_EQ(map.cells[1][0]->value, 12);
+  EXPECT_FALSE(map.cells[1][1]);
+  EXPECT_EQ(map.cells[1][2]->value, 8);  // the worst expert
+}
+
+TEST(HeatMap, IsDarkestWhereItIsWorst) {
+  const std::string svg = heat_chart(error_map(errors()), 820);
+  EXPECT_EQ(malformed(svg), "");
+  const auto opacity_of = [&](const std::string& label) {
+    const std::size_t at = svg.find("<title>" + label);
+    return std::stod(svg.substr(svg.rfind("fill-opacity=\"", at) + 14));
+  };
+  const double worst = opacity_of("model.layers.10.mlp.experts.1.down_proj");
+  const double best = opacity_of("model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(worst, 1);
+  EXPECT_LT(best, 0.1);
+  EXPECT_GT(opacity_of("model.layers.10.self_attn.q_proj"), best);
+  // Of KLs the highest is the worst; what stays in BF16 is marked.
+  const HeatMap kl =
+      sensitivity_map({{"o", 0, {"x"}, 1, 1e-3, true}, {"o", 1, {"y"}, 1, 1, false}});
+  const std::string chart = heat_chart(kl, 350);
+  EXPECT_TRUE(has(chart, "fill-opacity=\"1.000\"><title>y: 1.00 nats a token, BF16"));
+  EXPECT_EQ(chart.find("class=\"mark\""), chart.rfind("class=\"mark\""));
+}
+
+TEST(HeatMap, TableMarksTheWorst) {
+  const std::string table = heat_table(error_map(errors()));
+  EXPECT_TRUE(has(table, " 8.0<"));
+  EXPECT_EQ(std::count(table.begin(), table.end(), '<'), 1);
+  EXPECT_EQ(heat_table(error_map({})), "");
+  EXPECT_EQ(heat_chart(error_map({{"no layer", 1}}), 820), "");
+}
+
+TEST(Html, ShowsHeatMaps) {
+  report::Run run = full_run();
+  run.layer_errors = errors();
+  run.sensitivities = {{"qkv", 0, {"a<q>"}, 10, 0.5, false}};
+  const std::string page = html(run);
+  EXPECT_EQ(malformed(page), "");
+  EXPECT_TRUE(has(page, "What quantisation costs"));
+  EXPECT_TRUE(has(page, "a&lt;q&gt;"));
+  EXPECT_EQ(malformed(error_page(run)), "");
 }
 
 TEST(Ticks, AreRound) {
