@@ -181,8 +181,8 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
   const auto& c = recipe.calibration;
   check(!c.data.empty() || !recipe.data.train.empty(), "calibrate",
         "scales of inputs, keys and values, scalings and Hessians need data: give calibration.data "
-        "(qad "
-        "quantize: --calib), or choose the policy nvfp4-weight-only");
+        "(qad quantize: --calib); the policy nvfp4-weight-only with scales by rule and rounding to "
+        "nearest needs none");
   data::RenderOptions options = render_options_of(recipe);
   options.max_documents = c.sequences;
   const std::string file = c.data.empty() ? recipe.data.train.front().file : c.data;
