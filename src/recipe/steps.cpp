@@ -169,9 +169,8 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
   if (!policy.activations && !quantize::by_hessians(policy)) return {};
   const auto& c = recipe.calibration;
   check(!c.data.empty() || !recipe.data.train.empty(), "calibrate",
-        "input scales and Hessians need data: give calibration.data (qad quantize: --calib), or "
-        "choose "
-        "the policy nvfp4-weight-only");
+        "input scales and Hessians need data: give calibration.data (qad quantize: --calib); the "
+        "policy nvfp4-weight-only with scales by rule and rounding to nearest needs none");
   data::RenderOptions options = render_options_of(recipe);
   options.max_documents = c.sequences;
   const std::string file = c.data.empty() ? recipe.data.train.front().file : c.data;

@@ -173,6 +173,7 @@ struct Case {
   const char* preset = "nvfp4";
   nvfp4::GlobalScale global = nvfp4::GlobalScale::pow2;
   nvfp4::BlockScale weights = nvfp4::BlockScale::max;
+  bool head = false;
 };
 
 Policy policy_of(const Case& c) {
@@ -181,6 +182,7 @@ Policy policy_of(const Case& c) {
   p.rounding = c.rounding;
   p.global = c.global;
   p.weights = c.weights;
+  if (c.head) p.rules.push_back({"lm_head", true, ""});
   return p;
 }
 
@@ -190,6 +192,8 @@ const Case kCases[] = {
     {"GptqFourOverSix", "llama", false, Rounding::gptq, "nvfp4", nvfp4::GlobalScale::pow2,
      nvfp4::BlockScale::four_over_six},
     {"Both", "qwen2", true, Rounding::gptq},
+    {"Head", "llama", true, Rounding::gptq, "nvfp4", nvfp4::GlobalScale::pow2,
+     nvfp4::BlockScale::max, true},
     {"WeightOnlyAmax", "llama_bias_tied", true, Rounding::gptq, "nvfp4-weight-only",
      nvfp4::GlobalScale::amax},
     {"Hybrid", "nemotron_h_all", true, Rounding::gptq},
