@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "core/console.h"
 #include "core/error.h"
+#include "recipe/quantize_steps.h"
 #include "recipe/steps.h"
 
 namespace qad::cli {

@@ -17,6 +17,7 @@
 #include "recipe/cards.h"
 #include "recipe/data_free.h"
 #include "recipe/progress.h"
+#include "recipe/quantize_steps.h"
 #include "recipe/report.h"
 #include "recipe/steps.h"
 #include "text/model_files.h"

@@ -1,6 +1,6 @@
 // The steps that several commands share, each a call into the rooms: load a model, make calibration
-// batches, quantise, write a checkpoint. What a recipe's words mean in those rooms' types is said
-// here and nowhere else.
+// batches (quantise and write: quantize_steps.h). What a recipe's words mean in those rooms' types
+// is said here and nowhere else.
 #pragma once
 
 #include <string>
@@ -11,8 +11,6 @@
 #include "distill/trainer.h"
 #include "models/model.h"
 #include "quantize/policy.h"
-#include "quantize/quantize.h"
-#include "quantize/sensitivity.h"
 #include "recipe/recipe.h"
 #include "text/tokenizer.h"
 
@@ -54,41 +52,6 @@ std::vector<models::Tokens> calibration_batches(const Recipe& recipe,
 std::vector<models::Tokens> first_tokens(const std::vector<models::Tokens>& batches,
                                          std::int64_t most);
 
-// Quantises the checkpoint `source` into `out`, layer by layer: it is never in memory whole. Says
-// on stderr what it does. `format` and `about` as for write_checkpoint.
-void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
-                      models::Model& model, const quantize::Policy& policy,
-                      const std::vector<models::Tokens>& batches, const std::string& format,
-                      const std::string& about);
-
-// Gives a model whose head is its embedding one of its own if quantize.transform asks for a
-// rotation; whether it did. A model without values (models::build) will do.
-bool untie_head_for(const Recipe& recipe, models::Model& model);
-// quantize.transform on an unquantised model in memory. What each did, a sentence, which is also
-// said on stderr.
-std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
-                                   const quantize::Policy& policy,
-                                   const std::vector<models::Tokens>& batches);
-
-// quantize.bits on an unquantised model: what each group costs, which stay BF16, and the mean bits.
-// Says so on stderr, with the rules that say the same in a recipe. Nothing for bits: 0.
-struct MixedPrecision {
-  std::vector<quantize::Sensitivity> groups;
-  double bits = 0;
-};
-MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
-                                const quantize::Policy& policy,
-                                const std::vector<models::Tokens>& batches);
-
-// Calibrates on `batches` (none for a policy without anything to calibrate) and quantises `model`
-// in place; says what it does on stderr, also which experts calibration did not reach.
-struct Quantised {
-  std::vector<at::Tensor> masters;  // in the order of models::parameters()
-  std::vector<quantize::UnreachedExperts> unreached;
-};
-Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                                 const std::vector<models::Tokens>& batches);
-
 // The share of quantised activations beyond their scale since the last call, which starts the count
 // anew.
 double clipped_share(models::Model& model);
@@ -96,12 +59,5 @@ double clipped_share(models::Model& model);
 // Every parameter's value, in the order of models::parameters(). quantize::quantize() puts new
 // tensors in their place, so what is taken before it stays unquantised.
 std::vector<at::Tensor> values_of(models::Model& model);
-
-// The quantised model in a format that serving engines load (checkpoint/formats.h), with the
-// source's tokenizer and configuration files and a model card, of which `about` is Markdown: what
-// was done to it. What the format had to change is said on stderr.
-void write_checkpoint(const fs::path& out, const models::Model& model,
-                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
-                      const std::string& format, const std::string& about);
 
 }  // namespace qad::recipe

@@ -61,8 +61,8 @@ TEST(Recipe, TheCacheIsThePresetsUnlessSaid) {
   EXPECT_TRUE(policy("nvfp4-nano-30b-a3b", "").fp8_cache);
   EXPECT_FALSE(policy("nvfp4-nano-30b-a3b", "none").fp8_cache);
   EXPECT_FALSE(policy("nvfp4-nano-9b-v2", "").fp8_cache);
-  EXPECT_TRUE(policy("nvfp4-weight-only", "fp8").needs_calibration());
-  EXPECT_FALSE(policy("nvfp4-weight-only", "").needs_calibration());
+  EXPECT_TRUE(policy("nvfp4-weight-only", "fp8").needs_maxima());
+  EXPECT_FALSE(policy("nvfp4-weight-only", "").needs_maxima());
 }
 
 TEST(Recipe, PrintedRecipeReadsBackTheSame) {

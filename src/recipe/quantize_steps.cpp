@@ -1,0 +1,234 @@
+// From an unquantised model to a quantised one, in memory or on its way from disk to disk.
+#include "recipe/quantize_steps.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
+
+#include "checkpoint/formats.h"
+#include "core/console.h"
+#include "core/error.h"
+#include "quantize/by_hessians.h"
+#include "quantize/transform.h"
+#include "recipe/steps.h"
+#include "text/gguf_tokenizer.h"
+#include "text/model_files.h"
+
+namespace qad::recipe {
+namespace {
+
+// Before scales are chosen: says who was not reached, and lends them their maxima.
+std::vector<quantize::UnreachedExperts> lend_maxima(const models::Model& model,
+                                                    std::vector<float>& input_amax) {
+  auto unreached = quantize::lend_maxima(model, input_amax);
+  if (!unreached.empty())
+    note(
+        "experts     that calibration did not reach have the largest input scale of their layer: "
+        "{}",
+        quantize::to_text(unreached));
+  return unreached;
+}
+
+// Of the walk by Hessians, which goes on from layer to layer.
+std::function<void(std::size_t)> layer_progress(const models::Model& model) {
+  return [progress = std::make_shared<Progress>("round     "),
+          layers = model.layers.size()](std::size_t done) {
+    progress->show(fmt::format("{}/{} layers", done, layers), done == layers);
+  };
+}
+
+void say_plain(const std::vector<quantize::UnreachedExperts>& plain) {
+  if (!plain.empty())
+    note("experts     with too few tokens for a Hessian are rounded to nearest by the rule: {}",
+         quantize::to_text(plain));
+}
+
+std::string scale_channels(models::Model& model, const Recipe& recipe,
+                           const quantize::Policy& policy, const std::string& word,
+                           const std::vector<models::Tokens>& batches) {
+  Progress progress(fmt::format("{:<10}", word));
+  const auto rule = word == "awq" ? quantize::ScaleRule::awq : quantize::ScaleRule::smoothquant;
+  const auto sites = quantize::scale_channels(
+      model, policy, rule, recipe.quantize.smoothing, batches, [&](std::size_t done) {
+        progress.show(fmt::format("{}/{} layers", done, model.layers.size()),
+                      done == model.layers.size());
+      });
+  if (word == "smoothquant")
+    return fmt::format("smoothquant scaled the inputs of {} norms' readers, alpha {}", sites.size(),
+                       recipe.quantize.smoothing);
+  if (sites.empty()) return "awq found nothing to scale: no reader of a site is quantised";
+  std::size_t scaled = 0;
+  double before = 0, after = 0, alphas = 0, logs = 0;
+  for (const quantize::SiteScales& s : sites) {
+    scaled += s.alpha > 0;
+    alphas += s.alpha;
+    if (s.error_before > 0) logs += std::log(s.error_after / s.error_before);
+    before += s.error_before;
+    after += s.error_after;
+  }
+  return fmt::format(
+      "awq scaled {} of {} sites, mean alpha {:.2f}; the error of quantised outputs is {:.2f} of "
+      "what it was (mean of sites; {:.2f} of their sum)",
+      scaled, sites.size(), alphas / static_cast<double>(sites.size()),
+      std::exp(logs / static_cast<double>(sites.size())), after / before);
+}
+
+}  // namespace
+
+bool untie_head_for(const Recipe& recipe, models::Model& model) {
+  const auto& words = recipe.quantize.transform;
+  return std::ranges::find(words, "hadamard") != words.end() && quantize::untie_head(model);
+}
+
+std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
+                                   const quantize::Policy& policy,
+                                   const std::vector<models::Tokens>& batches) {
+  std::vector<std::string> done;
+  for (const std::string& word : recipe.quantize.transform) {
+    if (word == "hadamard") {
+      quantize::rotate(model, static_cast<std::uint64_t>(recipe.seed));
+      done.push_back(fmt::format("hadamard rotated the residual stream ({}) and each head's values",
+                                 model.config.hidden));
+    } else {
+      done.push_back(scale_channels(model, recipe, policy, word, batches));
+    }
+    note("transform   {}", done.back());
+  }
+  return done;
+}
+
+namespace {
+
+// Of a recipe, as YAML on one line.
+std::string as_yaml(const std::vector<quantize::Rule>& rules) {
+  std::string text;
+  for (const quantize::Rule& rule : rules)
+    text += fmt::format("{}{{pattern: '{}', quantize: {}}}", text.empty() ? "" : ", ", rule.pattern,
+                        rule.quantize);
+  return "[" + text + "]";
+}
+
+}  // namespace
+
+MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
+                                const quantize::Policy& policy,
+                                const std::vector<models::Tokens>& batches) {
+  if (recipe.quantize.bits == 0) return {};
+  std::vector<float> input_amax;
+  if (policy.activations) {
+    input_amax = quantize::calibrate(model, batches);
+    lend_maxima(model, input_amax);
+  }
+  MixedPrecision chosen;
+  {
+    Progress progress("sensitivity ");
+    chosen.groups = quantize::sensitivities(
+        model, policy, input_amax, first_tokens(batches, recipe.quantize.sensitivity_tokens),
+        [&](std::size_t done, std::size_t all) {
+          progress.show(fmt::format("{}/{} groups of linears", done, all), done == all);
+        });
+  }
+  chosen.bits = quantize::choose(chosen.groups, recipe.quantize.bits);
+  const auto rules = quantize::rules_of(chosen.groups);
+  note(
+      "sensitivity KL to the unquantised model, nats a token, of each group alone; * stays "
+      "BF16\n{}",
+      quantize::sensitivity_table(chosen.groups));
+  note("bits        {:.3f} a weight of at most {}; the same as quantize.rules: {}", chosen.bits,
+       recipe.quantize.bits, as_yaml(rules));
+  return chosen;
+}
+
+Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
+                                 const std::vector<models::Tokens>& batches) {
+  std::vector<float> input_amax;
+  std::vector<quantize::CacheMaxima> cache;
+  Quantised out;
+  if (policy.needs_maxima()) {
+    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
+    Progress progress("calibrate ");
+    input_amax = quantize::calibrate(
+        model, batches,
+        [&](std::size_t done) {
+          progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
+        },
+        &cache);
+    if (policy.activations) out.unreached = lend_maxima(model, input_amax);
+  }
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+  if (policy.by_hessians()) {
+    auto rounded =
+        quantize::quantize_by_hessians(model, policy, input_amax, batches, layer_progress(model));
+    say_plain(rounded.plain);
+    out.masters = std::move(rounded.masters);
+    clipped_share(model);  // the count starts anew
+  } else {
+    out.masters = values_of(model);
+    quantize::quantize(model, policy, input_amax);
+  }
+  if (!policy.activations) return out;
+  const at::NoGradGuard no_grad;
+  for (const models::Tokens& batch : batches) models::forward(model, batch);
+  note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
+  return out;
+}
+
+namespace {
+
+void write_as(const fs::path& out, checkpoint::OutModel m, const checkpoint::Checkpoint& source,
+              const std::string& format, const std::string& about) {
+  const checkpoint::Format& chosen = checkpoint::format_named(format);
+  m.files = text::companion_files(source);
+  m.name = checkpoint::model_name(source.path);
+  m.about = about;
+  if (chosen.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
+  for (const std::string& change : chosen.write(out, m)) note("{}      {}", chosen.name, change);
+}
+
+}  // namespace
+
+void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
+                      models::Model& model, const quantize::Policy& policy,
+                      const std::vector<models::Tokens>& batches, const std::string& format,
+                      const std::string& about) {
+  const bool by_hessians = policy.by_hessians();
+  if (by_hessians) model.placement.packs_weights = false;  // it changes them
+  std::vector<float> input_amax;
+  std::vector<quantize::CacheMaxima> cache;
+  if (policy.needs_maxima()) {
+    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
+    Progress progress("calibrate ");
+    const std::size_t layers = model.layers.size();
+    input_amax = quantize::calibrate(
+        source, model, batches,
+        [&](std::size_t done) {
+          progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
+        },
+        &cache);
+    if (policy.activations) lend_maxima(model, input_amax);
+  }
+  quantize::choose_quantised(model, policy, input_amax);
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+  quantize::CodesByHessians rounded;
+  if (by_hessians) {
+    rounded = quantize::quantize_by_hessians(source, model, policy, batches, layer_progress(model));
+    say_plain(rounded.plain);
+  }
+  Progress progress("quantise  ");
+  checkpoint::OutModel m = quantize::export_from(source, model, policy.global, rounded.weights);
+  m.progress = [&](std::int64_t done, std::int64_t all) {
+    progress.show(fmt::format("{} of {}", human_bytes(static_cast<double>(done)),
+                              human_bytes(static_cast<double>(all))),
+                  done == all);
+  };
+  write_as(out, std::move(m), source, format, about);
+}
+
+void write_checkpoint(const fs::path& out, const models::Model& model,
+                      const std::vector<at::Tensor>& masters, const checkpoint::Checkpoint& source,
+                      const std::string& format, const std::string& about) {
+  write_as(out, quantize::export_model(model, masters, source), source, format, about);
+}
+
+}  // namespace qad::recipe
