@@ -36,7 +36,7 @@ def cpu_seconds():
 
 def run(args, flags, method, policy, folder):
     seconds = folder / "seconds"
-    if not (folder / "run/result.json").exists():
+    if not seconds.exists():
         folder.mkdir(parents=True, exist_ok=True)
         command = [args.qad, "distill", args.model, "--calibration.data", args.calib, "--data.test", args.test,
                    "--device", args.device, "--quantize.policy", policy, "-o", folder / "run"]

@@ -218,6 +218,9 @@ void add_hybrid_keys(const OutModel& m, Json& keys) {
   const auto number = [&](std::initializer_list<const char*> names) {
     return static_cast<std::uint32_t>(integer(config, names));
   };
+  const auto groups = [&](const char* name) {  // of experts; one, where nothing is said
+    return config.value(name, Json()).is_null() ? std::uint32_t{1} : number({name});
+  };
   const auto of_layers = [&](const std::vector<bool>& which, std::uint32_t value) {
     Json list = Json::array();
     for (std::size_t i = 0; i < layers; ++i) list.push_back(which[i] ? value : std::uint32_t{0});
@@ -258,8 +261,8 @@ void add_hybrid_keys(const OutModel& m, Json& keys) {
     put("expert_shared_feed_forward_length", number({"moe_shared_expert_intermediate_size"}));
   put("expert_weights_norm", config.value("norm_topk_prob", true));
   put("expert_weights_scale", config.value("routed_scaling_factor", 1.0));
-  put("expert_group_count", number({"n_group"}));
-  put("expert_group_used_count", number({"topk_group"}));
+  put("expert_group_count", groups("n_group"));
+  put("expert_group_used_count", groups("topk_group"));
 }
 
 }  // namespace qad::checkpoint

@@ -73,6 +73,9 @@ void add_diff(CLI::App& app) {
   command.number("--seq-len", o->seq_len, "tokens of a document");
   add_compute_options(command, o->compute);
   command.run([o] {
+    const Options plain;
+    check(o->data || (o->tokens == plain.tokens && o->seq_len == plain.seq_len), "diff",
+          "--tokens and --seq-len: are for --data");
     apply(o->compute);
     const checkpoint::Checkpoint a = checkpoint::open(o->a), b = checkpoint::open(o->b);
     Progress progress("diff ");

@@ -40,7 +40,8 @@ void add_distill(CLI::App& app) {
   command.flag(
       "--dry-run", o->dry_run,
       "print what would be quantised and the memory it takes, where that is too much also on "
-      "4 and 8 cards, and stop; of the models a config.json is enough");
+      "4 and 8 cards, and stop; of the models a config.json is enough, "
+      "but for train.cache_teacher");
   command.flag("--print-recipe", o->print_recipe, "print the whole recipe as YAML, and stop");
   command.group("Recipe keys (in YAML: the same names, nested)");
   const auto keys = recipe::keys();

@@ -62,14 +62,20 @@ int against(const Options& o) {
   report::Run run;
   run.title = "Error of " + quantised.path.filename().string();
   run.model = fmt::format("{} against {}", o.model, *o.against);
+  bool differ = false;
   for (const auto& d : checkpoint::differences(original, quantised)) {
     check(d.kind == "equal" || d.kind == "values" || d.kind == "only in B", "inspect",
           "{}: {} in {} and {}: expected two checkpoints of one model", d.name, d.kind, *o.against,
           o.model);
+    differ |= d.kind == "values";
     // What was only rounded to BF16 would hide the differences between the others.
     if (d.kind == "values" && quantised.has(d.name + "_scale"))
       run.layer_errors.push_back({d.name.substr(0, d.name.size() - 7), d.snr_db()});
   }
+  check(!differ || !run.layer_errors.empty(), "inspect",
+        "{}: expected quantised weights, found values that differ from {} in other ones alone; qad "
+        "diff shows them",
+        o.model, *o.against);
   const report::HeatMap map = report::error_map(run.layer_errors);
   if (o.json) {
     Json lines = Json::array();
@@ -145,6 +151,7 @@ void add_inspect(CLI::App& app) {
   command.optional("--html", o->html, "with --against: the same as a page with a heat map");
   command.exclude("--plan", "--tensors");
   command.exclude("--plan", "--against");
+  command.exclude("--tensors", "--against");
   command.run([o] {
     check(!o->html || o->against, "inspect", "--html: is for --against");
     if (o->against) return against(*o);

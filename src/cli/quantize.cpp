@@ -22,7 +22,8 @@ struct Options {
 
 // Flags that are recipe keys under a shorter name.
 constexpr std::array<std::array<const char*, 3>, 5> kFlags = {{
-    {"--calib", "calibration.data", "calibration data (.txt or .jsonl); weight-only needs none"},
+    {"--calib", "calibration.data",
+     "calibration data (.txt or .jsonl); weight-only, without Hessians and FP8 caches, needs none"},
     {"--calib-sequences", "calibration.sequences", "sequences of it that are used [64]"},
     {"--seq-len", "calibration.seq_len", "tokens a sequence [512]"},
     {"--global-scale", "quantize.global_scale", "pow2 or amax [pow2]"},
@@ -46,6 +47,13 @@ recipe::Recipe recipe_of(const Options& o) {
   check(r.quantize.transform.empty() && r.quantize.bits == 0, "quantize",
         "{}: needs the whole model in memory; use qad distill --method ptq",
         r.quantize.bits == 0 ? "quantize.transform" : "quantize.bits");
+  const recipe::Recipe plain;
+  check(
+      r.quantize.smoothing == plain.quantize.smoothing &&
+          r.quantize.sensitivity_tokens == plain.quantize.sensitivity_tokens,
+      "quantize",
+      "quantize.smoothing and quantize.sensitivity_tokens: are for transformations and budgets of "
+      "bits, which qad distill --method ptq has");
   check(r.calibration.sequences > 0, "quantize", "--calib-sequences: expected at least 1");
   return r;
 }

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/error.h"
 #include "nvfp4/global_scale.h"
@@ -23,6 +24,10 @@ struct Moments {
   at::Tensor sum;
   std::int64_t tokens = 0;
 };
+
+at::Tensor diagonal_of(const at::Tensor& sum) {
+  return sum.dim() == 2 ? sum.diagonal() : sum.diagonal(0, 1, 2);
+}
 
 class Walk {
  public:
@@ -118,8 +123,14 @@ class Walk {
     moments_.erase(&l);
     const bool gptq = policy_.rounding == Rounding::gptq;
     const std::int64_t needed = gptq ? w.size(1) : nvfp4::kBlock;
-    if (m.tokens < needed) {
+    // Of the inputs' squares; an expert's may all be 0, as if it had seen nothing.
+    const float mean = m.sum.defined() ? diagonal_of(m.sum).mean().item<float>() : 0;
+    check(std::isfinite(mean), "quantize",
+          "input of {}: expected finite values, found squares of {}", name, mean);
+    if (m.tokens < needed || mean == 0) {
       const auto routed = routed_.find(&l);
+      check(routed != routed_.end() || mean > 0 || m.tokens < needed, "quantize",
+            "input of {}: expected values other than 0; calibrate on other data", name);
       check(routed != routed_.end(), "quantize",
             "{}: expected at least {} calibration tokens (its columns, or 16 for block scales "
             "alone), found {}; calibrate on more (calibration.sequences)",

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 
@@ -184,6 +185,9 @@ std::vector<Sensitivity> sensitivities(
     for (; layer < here; ++layer) walk.pass(layer);
     const Quantised quantised(g, quants, policy.global);
     g.sensitivity.kl = walk.kl(here, [](const models::Tokens&, const at::Tensor& s) { return s; });
+    check(std::isfinite(g.sensitivity.kl), kOperation,
+          "{} of layer {}: expected a finite KL when it is quantised, found {}", g.sensitivity.kind,
+          g.sensitivity.layer, g.sensitivity.kl);
     out.push_back(g.sensitivity);
     if (progress) progress(out.size(), groups.size());
   }

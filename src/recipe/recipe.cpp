@@ -90,8 +90,13 @@ void validate(const Recipe& r) {
   for (const std::string& word : r.quantize.transform)
     require(word == "awq" || word == "smoothquant" || word == "hadamard", "quantize.transform",
             "expected awq, smoothquant or hadamard");
-  require(r.quantize.transform.empty() || r.device == "cpu", "quantize.transform",
-          "is for device: cpu");
+  const auto& words = r.quantize.transform;
+  require(
+      words.empty() || std::ranges::find(words.begin() + 1, words.end(), "hadamard") == words.end(),
+      "quantize.transform",
+      "hadamard must come first: it takes norms' weights, and with them what was scaled before");
+  require(words.empty() || r.device == "cpu", "quantize.transform", "is for device: cpu");
+  require(r.quantize.bits == 0 || r.device == "cpu", "quantize.bits", "is for device: cpu so far");
   require(r.quantize.smoothing >= 0 && r.quantize.smoothing <= 1, "quantize.smoothing",
           "must be 0 to 1");
   require(r.quantize.bits == 0 || (r.quantize.bits >= 4.5 && r.quantize.bits <= 16),

@@ -115,7 +115,7 @@ void for_each_key(R& r, F&& f) {
     "what the checkpoint is written as (docs/formats.md)");
   f("device", r.device, "cpu|cuda", "where to compute");
   f("threads", r.threads, "", "CPU threads; 0: one a core");
-  f("seed", r.seed, "", "of the data order and of samples");
+  f("seed", r.seed, "", "of the data order, of samples and of a rotation");
 
   f("quantize.policy", r.quantize.policy,
     "nvfp4|nvfp4-weight-only|nvfp4-mlp-only|nvfp4-nano-9b-v2|nvfp4-nano-30b-a3b",
@@ -149,7 +149,8 @@ void for_each_key(R& r, F&& f) {
     "of the calibration data, on which that KL is measured");
 
   f("calibration.data", r.calibration.data, "",
-    "file to calibrate input scales on; empty: the first training file");
+    "file to calibrate on (scales, Hessians, transformations, bits); empty: the first training "
+    "file");
   f("calibration.sequences", r.calibration.sequences, "", "sequences used");
   f("calibration.seq_len", r.calibration.seq_len, "", "tokens a sequence; 0: train.seq_len");
 

@@ -54,7 +54,7 @@ LoadedModel with_tokenizer(checkpoint::Checkpoint source, models::Model model) {
 }  // namespace
 
 models::ModelConfig config_of(const fs::path& path) {
-  const bool folder = fs::is_directory(path);
+  const bool folder = fs::exists(path / "config.json");
   if (!folder && path.extension() != ".json") {
     const checkpoint::Checkpoint c = checkpoint::open(path);
     return models::parse_config(c.config, c.generation_config);

@@ -339,6 +339,18 @@ TEST(ByHessians, TooFewTokensAreAnErrorButForExperts) {
                   .experts->shared->down.quant->weight_scales.defined());
 }
 
+TEST(ByHessians, InputsOfZerosOrNanAreErrors) {
+  Policy policy = preset("nvfp4-weight-only");
+  policy.hessian_scales = true;
+  for (const float norm : {0.0f, NAN}) {
+    models::Model model = models::load(checkpoint::open(kModels / "llama"));
+    model.layers[0].mixer_norm->value.fill_(norm);
+    EXPECT_THAT(error_of([&] { quantize_by_hessians(model, policy, {}, batches()); }),
+                HasSubstr("input of model.layers.0.self_attn.q_proj: expected"))
+        << norm;
+  }
+}
+
 TEST(ByHessians, WithoutTokensIsAnError) {
   Policy policy = preset("nvfp4-weight-only");
   policy.hessian_scales = true;

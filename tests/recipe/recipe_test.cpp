@@ -143,6 +143,16 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
   r.data.synthesize_tokens = 5;
   EXPECT_THAT(said(r), HasSubstr("data.synthesize_tokens"));
   r = good;
+  r.quantize.transform = {"hadamard", "smoothquant"};
+  EXPECT_EQ(said(r), "");
+  r.quantize.transform = {"smoothquant", "hadamard"};  // a rotation takes the scales with the norms
+  EXPECT_THAT(said(r), HasSubstr("hadamard must come first"));
+  r = good;
+  r.quantize.bits = 5;
+  EXPECT_EQ(said(r), "");
+  r.device = "cuda";
+  EXPECT_THAT(said(r), HasSubstr("quantize.bits"));
+  r = good;
   r.train.micro_sequences = 3;
   EXPECT_THAT(said(r), HasSubstr("divide"));
   r = good;
