@@ -30,6 +30,24 @@ std::vector<quantize::UnreachedExperts> lend_maxima(const models::Model& model,
   return unreached;
 }
 
+// What scales are chosen by, if the policy needs anything: largest(progress, cache) gives the
+// linears' maxima, and tells `progress` how many of `count` are done.
+template <class Largest>
+Calibration calibrated(const models::Model& model, const quantize::Policy& policy,
+                       const std::vector<models::Tokens>& batches, std::size_t count,
+                       std::string_view unit, Largest&& largest) {
+  Calibration out;
+  if (!policy.needs_maxima()) return out;
+  check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
+  Progress progress("calibrate ");
+  const auto show = [&](std::size_t done) {
+    progress.show(fmt::format("{}/{} {}", done, count, unit), done == count);
+  };
+  out.input_amax = largest(show, &out.cache);
+  if (policy.activations) out.unreached = lend_maxima(model, out.input_amax);
+  return out;
+}
+
 // Of the walk by Hessians, which goes on from layer to layer.
 std::function<void(std::size_t)> layer_progress(const models::Model& model) {
   return [progress = std::make_shared<Progress>("round     "),
@@ -112,19 +130,15 @@ std::string as_yaml(const std::vector<quantize::Rule>& rules) {
 }  // namespace
 
 MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
-                                const quantize::Policy& policy,
+                                const quantize::Policy& policy, const Calibration& calibration,
                                 const std::vector<models::Tokens>& batches) {
   if (recipe.quantize.bits == 0) return {};
-  std::vector<float> input_amax;
-  if (policy.activations) {
-    input_amax = quantize::calibrate(model, batches);
-    lend_maxima(model, input_amax);
-  }
   MixedPrecision chosen;
   {
     Progress progress("sensitivity ");
     chosen.groups = quantize::sensitivities(
-        model, policy, input_amax, first_tokens(batches, recipe.quantize.sensitivity_tokens),
+        model, policy, calibration.input_amax,
+        first_tokens(batches, recipe.quantize.sensitivity_tokens),
         [&](std::size_t done, std::size_t all) {
           progress.show(fmt::format("{}/{} groups of linears", done, all), done == all);
         });
@@ -140,38 +154,34 @@ MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
   return chosen;
 }
 
-Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                                 const std::vector<models::Tokens>& batches) {
-  std::vector<float> input_amax;
-  std::vector<quantize::CacheMaxima> cache;
-  Quantised out;
-  if (policy.needs_maxima()) {
-    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
-    Progress progress("calibrate ");
-    input_amax = quantize::calibrate(
-        model, batches,
-        [&](std::size_t done) {
-          progress.show(fmt::format("{}/{} batches", done, batches.size()), done == batches.size());
-        },
-        &cache);
-    if (policy.activations) out.unreached = lend_maxima(model, input_amax);
-  }
-  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+Calibration calibrate(const models::Model& model, const quantize::Policy& policy,
+                      const std::vector<models::Tokens>& batches) {
+  return calibrated(model, policy, batches, batches.size(), "batches",
+                    [&](const auto& progress, auto* cache) {
+                      return quantize::calibrate(model, batches, progress, cache);
+                    });
+}
+
+std::vector<at::Tensor> quantize_in_memory(models::Model& model, const quantize::Policy& policy,
+                                           const Calibration& calibration,
+                                           const std::vector<models::Tokens>& batches) {
+  std::vector<at::Tensor> masters;
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, calibration.cache);
   if (policy.by_hessians()) {
-    auto rounded =
-        quantize::quantize_by_hessians(model, policy, input_amax, batches, layer_progress(model));
+    auto rounded = quantize::quantize_by_hessians(model, policy, calibration.input_amax, batches,
+                                                  layer_progress(model));
     say_plain(rounded.plain);
-    out.masters = std::move(rounded.masters);
+    masters = std::move(rounded.masters);
     clipped_share(model);  // the count starts anew
   } else {
-    out.masters = values_of(model);
-    quantize::quantize(model, policy, input_amax);
+    masters = values_of(model);
+    quantize::quantize(model, policy, calibration.input_amax);
   }
-  if (!policy.activations) return out;
+  if (!policy.activations) return masters;
   const at::NoGradGuard no_grad;
   for (const models::Tokens& batch : batches) models::forward(model, batch);
   note("activations {:.2g} % clipped on the calibration data", 100 * clipped_share(model));
-  return out;
+  return masters;
 }
 
 namespace {
@@ -194,22 +204,13 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       const std::string& about) {
   const bool by_hessians = policy.by_hessians();
   if (by_hessians) model.placement.packs_weights = false;  // it changes them
-  std::vector<float> input_amax;
-  std::vector<quantize::CacheMaxima> cache;
-  if (policy.needs_maxima()) {
-    check(!batches.empty(), "calibrate", "scales need calibration data; none was given");
-    Progress progress("calibrate ");
-    const std::size_t layers = model.layers.size();
-    input_amax = quantize::calibrate(
-        source, model, batches,
-        [&](std::size_t done) {
-          progress.show(fmt::format("{}/{} layers", done, layers), done == layers);
-        },
-        &cache);
-    if (policy.activations) lend_maxima(model, input_amax);
-  }
-  quantize::choose_quantised(model, policy, input_amax);
-  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, cache);
+  const Calibration calibration =
+      calibrated(model, policy, batches, model.layers.size(), "layers",
+                 [&](const auto& progress, auto* cache) {
+                   return quantize::calibrate(source, model, batches, progress, cache);
+                 });
+  quantize::choose_quantised(model, policy, calibration.input_amax);
+  if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, calibration.cache);
   quantize::CodesByHessians rounded;
   if (by_hessians) {
     rounded = quantize::quantize_by_hessians(source, model, policy, batches, layer_progress(model));

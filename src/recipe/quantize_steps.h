@@ -29,6 +29,16 @@ std::vector<std::string> transform(models::Model& model, const Recipe& recipe,
                                    const quantize::Policy& policy,
                                    const std::vector<models::Tokens>& batches);
 
+// What scales are chosen by: the largest inputs, keys and values on `batches`, of the unquantised
+// model. Nothing for a policy that needs none. Says on stderr which experts were not reached.
+struct Calibration {
+  std::vector<float> input_amax;  // in the order of models::linears(); empty: not needed
+  std::vector<quantize::CacheMaxima> cache;
+  std::vector<quantize::UnreachedExperts> unreached;
+};
+Calibration calibrate(const models::Model& model, const quantize::Policy& policy,
+                      const std::vector<models::Tokens>& batches);
+
 // quantize.bits on an unquantised model: what each group costs, which stay BF16, and the mean bits.
 // Says so on stderr, with the rules that say the same in a recipe. Nothing for bits: 0.
 struct MixedPrecision {
@@ -36,17 +46,14 @@ struct MixedPrecision {
   double bits = 0;
 };
 MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
-                                const quantize::Policy& policy,
+                                const quantize::Policy& policy, const Calibration& calibration,
                                 const std::vector<models::Tokens>& batches);
 
-// Calibrates on `batches` (none for a policy without anything to calibrate) and quantises `model`
-// in place; says what it does on stderr, also which experts calibration did not reach.
-struct Quantised {
-  std::vector<at::Tensor> masters;  // in the order of models::parameters()
-  std::vector<quantize::UnreachedExperts> unreached;
-};
-Quantised calibrate_and_quantize(models::Model& model, const quantize::Policy& policy,
-                                 const std::vector<models::Tokens>& batches);
+// Quantises `model` in place, by `calibration` and, where Hessians are asked for, `batches`; says
+// what it does on stderr. Returns the masters, in the order of models::parameters().
+std::vector<at::Tensor> quantize_in_memory(models::Model& model, const quantize::Policy& policy,
+                                           const Calibration& calibration,
+                                           const std::vector<models::Tokens>& batches);
 
 // The quantised model in a format that serving engines load (checkpoint/formats.h), with the
 // source's tokenizer and configuration files and a model card, of which `about` is Markdown: what

@@ -311,9 +311,10 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
   if (!add_benchmarks(outcome, "BF16", teacher.model, student.tokenizer)) return outcome;
 
-  const auto calibration = calibration_batches(with_data, student.tokenizer);
-  outcome.transforms = transform(student.model, recipe, policy, calibration);
-  MixedPrecision chosen = choose_precision(student.model, recipe, policy, calibration);
+  const auto batches = calibration_batches(with_data, student.tokenizer);
+  outcome.transforms = transform(student.model, recipe, policy, batches);
+  Calibration calibration = calibrate(student.model, policy, batches);
+  MixedPrecision chosen = choose_precision(student.model, recipe, policy, calibration, batches);
   if (!chosen.groups.empty()) {
     std::ranges::copy(quantize::rules_of(chosen.groups), std::back_inserter(policy.rules));
     outcome.sensitivities = std::move(chosen.groups);
@@ -323,10 +324,9 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   std::vector<at::Tensor> masters;
   {
     const std::vector<at::Tensor> originals = values_of(student.model);
-    Quantised quantised = calibrate_and_quantize(student.model, policy, calibration);
-    outcome.unreached = std::move(quantised.unreached);
+    masters = quantize_in_memory(student.model, policy, calibration, batches);
     outcome.layer_errors = quantize::weight_errors(student.model, originals);
-    masters = std::move(quantised.masters);
+    outcome.unreached = std::move(calibration.unreached);
   }
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);
