@@ -8,9 +8,8 @@ from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 from safetensors.torch import load_file, save_file
 from transformers import NemotronHConfig, NemotronHForCausalLM
 
-from conftest import HYBRID, QAD, ROOT, SMALL, fake_quantize, qad, read_model
+from conftest import HYBRID, QAD, ROOT, SMALL, TEXT, distil, fake_quantize, qad, read_model
 
-TEXT = ROOT / "data/tinystories/validation.txt"
 EXPERTS = 8
 CONFIG = {**SMALL, **HYBRID, "hybrid_override_pattern": "MEM*E-", "n_routed_experts": EXPERTS, "num_experts_per_tok": 3,
           "n_group": 2, "topk_group": 1, "moe_intermediate_size": 48, "n_shared_experts": 1,
@@ -155,12 +154,7 @@ def test_experts_that_calibration_did_not_reach_borrow_and_are_listed(one_sided,
 
 def test_distill_trains_experts_and_leaves_the_correction(mixture, tmp_path):
     out = tmp_path / "run"
-    qad("distill", mixture, "-o", out, "--data.train", TEXT, "--data.test", TEXT, "--data.max_test_documents", 4,
-        "--train.steps", 12, "--train.seq_len", 96, "--train.batch_sequences", 4, "--train.warmup_steps", 1,
-        "--train.learning_rate", 1e-3)
-    result = json.loads((out / "result.json").read_text())
-    assert result["teacher"]["kl"] == 0 < result["student"]["kl"] < result["ptq"]["kl"]
-    qad("verify", out / "checkpoint")
+    distil(mixture, out)
     before, after = (load_file(f / "model.safetensors") for f in (mixture, out / "checkpoint"))
     assert set(before) <= set(after)
     for layer in (1, 4):

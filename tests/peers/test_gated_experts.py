@@ -1,15 +1,14 @@
 """Qwen3-MoE as a user meets it: Transformers' logits, experts with a gate under their own scales, distillation."""
-import json, shutil
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from conftest import ROOT, SMALL, fake_quantize, qad, read_model
+from conftest import SMALL, TEXT, distil, fake_quantize, qad, read_model
 from test_experts import decoded, logits_of, some_ids
 
-TEXT = ROOT / "data/tinystories/validation.txt"
 EXPERTS = 6
 
 
@@ -77,12 +76,7 @@ def test_nvfp4_experts_give_the_logits_of_their_bytes(moe, tmp_path):
 
 def test_distill_trains_experts_and_their_router(moe, tmp_path):
     out = tmp_path / "run"
-    qad("distill", moe, "-o", out, "--data.train", TEXT, "--data.test", TEXT, "--data.max_test_documents", 4,
-        "--train.steps", 12, "--train.seq_len", 96, "--train.batch_sequences", 4, "--train.warmup_steps", 1,
-        "--train.learning_rate", 1e-3)
-    result = json.loads((out / "result.json").read_text())
-    assert result["teacher"]["kl"] == 0 < result["student"]["kl"] < result["ptq"]["kl"]
-    qad("verify", out / "checkpoint")
+    distil(moe, out)
     before, after = (load_file(f / "model.safetensors") for f in (moe, out / "checkpoint"))
     assert set(before) <= set(after)
     assert not torch.equal(before["model.layers.2.mlp.gate.weight"], after["model.layers.2.mlp.gate.weight"])

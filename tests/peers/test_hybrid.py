@@ -6,9 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import MODELS, ROOT, deployed, qad, read_model
-
-TEXT = ROOT / "data/tinystories/validation.txt"
+from conftest import MODELS, TEXT, deployed, distil, qad, read_model
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +53,7 @@ def test_a_text_is_the_same_alone_and_among_others(hybrid, tmp_path):
 @torch.no_grad()
 def test_distill_ends_in_a_checkpoint_that_transformers_computes_alike(hybrid, ids_file, tmp_path):
     out = tmp_path / "run"
-    qad("distill", hybrid, "-o", out, "--data.train", TEXT, "--data.test", TEXT, "--data.max_test_documents", 4,
-        "--train.steps", 12, "--train.seq_len", 96, "--train.batch_sequences", 4, "--train.warmup_steps", 1,
-        "--train.learning_rate", 1e-3)
-    result = json.loads((out / "result.json").read_text())
-    assert result["teacher"]["kl"] == 0 < result["student"]["kl"] < result["ptq"]["kl"]
-    qad("verify", out / "checkpoint")
+    distil(hybrid, out)
     before, after = (load_file(f / "model.safetensors") for f in (hybrid, out / "checkpoint"))
     quantised = [n.removesuffix(".weight_scale") for n in after if n.endswith(".weight_scale")]
     assert len(quantised) == 3 * 2 + 2 * 2 + 4
