@@ -70,7 +70,10 @@ Json to_json(const TrainConfig& c) {
               {"optimizer_states", name_of(c.optimizer_states)},
               {"gradients", c.bf16_gradients ? "bf16" : "fp32"},
               {"logits", c.bf16_logits ? "bf16" : "fp32"}};
-  if (c.learn_scales) out["learn_scales"] = true;  // absent in points of before: not learned
+  if (c.learn_scales) {  // absent in points of before: not learned
+    out["learn_scales"] = true;
+    out["scales_rate"] = c.scales_rate;
+  }
   for_each_loss(c.loss, [&](const char* name, double w) { out[std::string("loss.") + name] = w; });
   return out;
 }

@@ -37,6 +37,7 @@ struct TrainConfig {
   bool cuda_graphs = true;      // on a GPU: micro-batches are recorded and replayed
   bool bf16_logits = false;     // on a GPU, while training; validation's are FP32
   bool learn_scales = false;    // block scales too (learned_scales.h); on a CPU
+  double scales_rate = 0.05;    // their learning rate, times that of weights
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
   ops::LossWeights loss;
   std::uint64_t seed = 0;

@@ -132,6 +132,7 @@ void Weights::update_steps(const std::vector<std::size_t>& which, std::int64_t s
                      {}});
   }
   if (items.empty()) return;
+  learning_rate *= config_.scales_rate;
   ops::adamw_({learning_rate, config_.beta1, config_.beta2, config_.epsilon, 0, step, 0}, items,
               factor);
 }

@@ -184,6 +184,19 @@ void ship(models::Linear& l, const Rounded& rounded, const Policy& policy) {
 
 }  // namespace
 
+double hessian_bytes(const models::Model& model, const Policy& policy) {
+  std::map<int, double> of_layer;
+  for (const models::Linear* l : models::linears(model)) {
+    if (!decide(policy, *l, static_cast<std::int64_t>(model.layers.size())).quantize) continue;
+    const auto cols = static_cast<double>(l->weight.value.size(1));
+    of_layer[l->layer] +=
+        sizeof(float) * cols * (policy.rounding == Rounding::gptq ? cols : nvfp4::kBlock);
+  }
+  double most = 0;
+  for (const auto& [layer, bytes] : of_layer) most = std::max(most, bytes);
+  return most;
+}
+
 ByHessians quantize_by_hessians(models::Model& model, const Policy& policy,
                                 const std::vector<float>& input_amax,
                                 const std::vector<models::Tokens>& batches,

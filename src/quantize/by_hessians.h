@@ -24,6 +24,10 @@ ByHessians quantize_by_hessians(models::Model& model, const Policy& policy,
                                 const std::vector<models::Tokens>& batches,
                                 const std::function<void(std::size_t layers)>& progress = {});
 
+// Of the layer whose H take most: all of its quantised linears', experts' included. `model` may be
+// models::build()'s.
+double hessian_bytes(const models::Model& model, const Policy& policy);
+
 struct CodesByHessians {
   std::map<const models::Parameter*, PackedCodes> weights;  // those that are in no plain expert
   std::vector<UnreachedExperts> plain;

@@ -48,8 +48,10 @@ Calibration calibrated(const models::Model& model, const quantize::Policy& polic
   return out;
 }
 
-// Of the walk by Hessians, which goes on from layer to layer.
-std::function<void(std::size_t)> layer_progress(const models::Model& model) {
+// Of the walk by Hessians, which goes on from layer to layer; says what they take.
+std::function<void(std::size_t)> layer_progress(const models::Model& model,
+                                                const quantize::Policy& policy) {
+  note("hessians    {} for the largest layer", human_bytes(quantize::hessian_bytes(model, policy)));
   return [progress = std::make_shared<Progress>("round     "),
           layers = model.layers.size()](std::size_t done) {
     progress->show(fmt::format("{}/{} layers", done, layers), done == layers);
@@ -169,7 +171,7 @@ std::vector<at::Tensor> quantize_in_memory(models::Model& model, const quantize:
   if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, calibration.cache);
   if (policy.by_hessians()) {
     auto rounded = quantize::quantize_by_hessians(model, policy, calibration.input_amax, batches,
-                                                  layer_progress(model));
+                                                  layer_progress(model, policy));
     say_plain(rounded.plain);
     masters = std::move(rounded.masters);
     clipped_share(model);  // the count starts anew
@@ -213,7 +215,8 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
   if (policy.fp8_cache) quantize::quantize_cache(model, policy.global, calibration.cache);
   quantize::CodesByHessians rounded;
   if (by_hessians) {
-    rounded = quantize::quantize_by_hessians(source, model, policy, batches, layer_progress(model));
+    rounded = quantize::quantize_by_hessians(source, model, policy, batches,
+                                             layer_progress(model, policy));
     say_plain(rounded.plain);
   }
   Progress progress("quantise  ");

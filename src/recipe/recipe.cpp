@@ -82,6 +82,9 @@ void validate(const Recipe& r) {
           "bf16 is for device: cuda");
   require(r.device == "cpu" || !r.train.learn_scales, "train.learn_scales",
           "is for device: cpu so far");
+  require(r.train.scales_rate >= 0, "train.scales_rate", "must not be negative");
+  require(r.train.scales_rate == Recipe().train.scales_rate || r.train.learn_scales,
+          "train.scales_rate", "is for train.learn_scales: true");
   require(r.method != "ptq" || !r.train.learn_scales, "train.learn_scales",
           "is for training; method: ptq has none");
   require(r.loss.temperature > 0, "loss.temperature", "must be more than 0");

@@ -80,6 +80,7 @@ struct Recipe {
     std::int64_t warmup_steps = 20;
     std::string schedule = "cosine";
     double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0, clip_norm = 1;
+    double scales_rate = 0.05;
     std::int64_t validate_every = 0, keep_best = 10, save_every = 0;
     bool cache_teacher = false, cuda_graphs = true, learn_scales = false;
     std::string cache_folder;
@@ -206,6 +207,8 @@ void for_each_key(R& r, F&& f) {
     "AdamW's moments: bf16 is rounded stochastically, int8 in blocks of 256");
   f("train.learn_scales", r.train.learn_scales, "",
     "block scales of weights are trained, too (LSQ; on a CPU)");
+  f("train.scales_rate", r.train.scales_rate, "",
+    "with learn_scales: their learning rate, times that of weights; 0: they stay what PTQ chose");
   f("train.gradients", r.train.gradients, "fp32|bf16", "on a GPU; the CPU's are fp32");
   f("train.cuda_graphs", r.train.cuda_graphs, "",
     "on a GPU: record each micro-batch and replay it, where memory allows");

@@ -155,6 +155,7 @@ distill::TrainConfig train_config_of(const Recipe& recipe) {
   c.bf16_gradients = t.gradients == "bf16";
   c.cuda_graphs = t.cuda_graphs;
   c.learn_scales = t.learn_scales;
+  c.scales_rate = t.scales_rate;
   c.bf16_logits = t.logits == "bf16";
   c.seed = static_cast<std::uint64_t>(recipe.seed);
   c.state_folder = fs::path(recipe.output) / "state";

@@ -174,6 +174,7 @@ TEST(LearnedScales, LearnAndComeBackWithTheirCandidate) {
     const Folder folder;
     TrainConfig config = slow_train();
     config.learn_scales = true;
+    config.scales_rate = 1;  // enough of a step that codes change
     const Outcome ten = run(config, false, 10);
     EXPECT_FALSE(equal(ten.scales, Chosen(false).scales()));
     EXPECT_LT(ten.result.validations.back().kl, ten.result.validations.front().kl);
@@ -187,6 +188,15 @@ TEST(LearnedScales, LearnAndComeBackWithTheirCandidate) {
     EXPECT_TRUE(equal(pair.scales(), ten.scales));
     EXPECT_TRUE(equal(values_of(pair.student), ten.values));
   }
+}
+
+TEST(LearnedScales, KeepStillAtARateOfNought) {
+  TrainConfig config = slow_train();
+  config.learn_scales = true;
+  config.scales_rate = 0;
+  const Outcome out = run(config, true, 10);
+  EXPECT_TRUE(equal(out.scales, Chosen(true).scales()));
+  EXPECT_FALSE(equal(out.masters, Chosen(true).masters));
 }
 
 TEST(LearnedScales, WantScalesAsData) {
