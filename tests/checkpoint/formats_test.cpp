@@ -200,6 +200,24 @@ TEST(Torchao, SwizzledScalesAreTilesOf512Bytes) {
   EXPECT_EQ(again, scales);
 }
 
+// Transformers joins the metadata of all shards, the last one's list of names with it.
+TEST(Torchao, DescribesAllTensorsInEveryShard) {
+  const ScratchFolder scratch;
+  Tiny tiny;
+  tiny.m.max_shard_bytes = 10000;
+  format_named("torchao").write(scratch / "m", tiny.m);
+  int shards = 0;
+  for (const auto& entry : fs::directory_iterator(scratch / "m")) {
+    if (entry.path().extension() != ".safetensors") continue;
+    ++shards;
+    const auto metadata = read_safetensors(entry.path()).metadata;
+    EXPECT_EQ(parse_json(metadata.at("tensor_names"), "").size(), tiny.m.weights.size());
+    for (const OutWeight& w : tiny.m.weights)
+      EXPECT_EQ(parse_json(metadata.at(w.name), "")["_type"], w.nvfp4 ? "NVFP4Tensor" : "Tensor");
+  }
+  EXPECT_GT(shards, 2);
+}
+
 // What another program may have written: scales in rows, no global scale, names of the model in
 // memory in the metadata; and what is refused.
 TEST(Torchao, ReadsWhatTheMetadataDescribes) {
