@@ -161,6 +161,19 @@ Texts columns_of_64(const Subject& s) {
   return found;
 }
 
+// Its graph of qwen2 (llama-cpp-python 0.3.36) hands its feed-forward no scales.
+Texts qwen2_scales(const Subject& s) {
+  Texts found;
+  if (s.c.config.value("model_type", Json()) != "qwen2") return found;
+  for (const auto& [name, l] : s.linears)
+    if (name.find(".mlp.") != name.npos && l.global_scale != 1.0f)
+      found.push_back(fmt::format(
+          "{}: its qwen2 computes it without the global scale {}: keep '*.mlp.*' in BF16, or qad "
+          "convert --format gguf-bf16",
+          name, l.global_scale.value_or(0)));
+  return found;
+}
+
 Texts tiles_of_32(const Subject& s) {
   Texts found;
   for (const auto& [name, l] : s.linears)
@@ -221,8 +234,20 @@ Texts formats_known(const Subject& s) {
     return {"it reads GGUF: qad convert --format gguf"};
   }
   if (gguf) return {"it reads no NVFP4 from GGUF: qad convert --format modelopt"};
+  if (s.q.method == "torchao" && s.engine == transformers) {
+    Texts found;
+    for (const auto& [name, linear] : s.linears)
+      if (linear.input_scale)
+        found.push_back(fmt::format(
+            "{}: it does not load torchao's act_per_tensor_scale; quantise weights alone, or qad "
+            "convert --format compressed-tensors",
+            name));
+    return found;
+  }
   if (s.engine == transformers && !s.compressed_tensors())
-    return {"it reads NVFP4 by compressed-tensors alone: qad convert --format compressed-tensors"};
+    return {
+        "it reads NVFP4 by compressed-tensors and torchao alone: qad convert --format "
+        "compressed-tensors"};
   if (s.q.method == "modelopt" || s.compressed_tensors()) return {};
   return {fmt::format("quantization_config has quant_method \"{}\", which it does not know",
                       s.q.method)};
@@ -358,6 +383,7 @@ constexpr std::array kRules = {
     Rule{"fused-algorithms", kServers, true, fused_algorithms},
     Rule{"columns-16", kAll, true, columns_of_blocks},
     Rule{"columns-64", llama_cpp, true, columns_of_64},
+    Rule{"qwen2-scales", llama_cpp, true, qwen2_scales},
     Rule{"tiles-32", kServers, false, tiles_of_32},
     Rule{"router", kServers, true, plain_routers},
     Rule{"input-scale", kServers, true, input_scales},

@@ -8,6 +8,7 @@
 
 #include "checkpoint/mlx.h"
 #include "checkpoint/model_card.h"
+#include "checkpoint/torchao.h"
 #include "core/error.h"
 #include "core/nearest.h"
 
@@ -25,6 +26,12 @@ std::vector<std::string> write_laid_out(const fs::path& path, const OutModel& m,
   return changes;
 }
 
+template <Layout kLayout>
+void lay_out(const OutModel& m) {
+  std::vector<std::string> changes;
+  kLayout(m, changes);
+}
+
 std::vector<std::string> write_modelopt(const fs::path& path, const OutModel& m) {
   return write_laid_out(path, m, modelopt_folder, "modelopt");
 }
@@ -37,18 +44,24 @@ std::vector<std::string> write_mlx(const fs::path& path, const OutModel& m) {
   return write_laid_out(path, m, mlx_folder, "mlx");
 }
 
+std::vector<std::string> write_torchao(const fs::path& path, const OutModel& m) {
+  return write_laid_out(path, m, torchao_folder, "torchao");
+}
+
 std::vector<std::string> write_plain(const fs::path& path, const OutModel& m) {
   return write_laid_out(path, m, plain_folder, "hf-bf16");
 }
 
 constexpr std::array kFormats = {
-    Format{"modelopt", "vLLM, SGLang, TensorRT-LLM", write_modelopt},
-    Format{"compressed-tensors", "vLLM, SGLang, Transformers", write_compressed_tensors},
-    Format{"gguf", "llama.cpp, Ollama, LM Studio", write_gguf_nvfp4},
-    Format{"gguf-q8_0", "llama.cpp, Ollama, LM Studio", write_gguf_q8_0},
-    Format{"gguf-bf16", "llama.cpp, Ollama, LM Studio", write_gguf_bf16},
-    Format{"mlx", "MLX", write_mlx},
-    Format{"hf-bf16", "whatever reads Hugging Face folders", write_plain},
+    Format{"modelopt", "vLLM, SGLang, TensorRT-LLM", write_modelopt, lay_out<modelopt_folder>},
+    Format{"compressed-tensors", "vLLM, SGLang, Transformers", write_compressed_tensors,
+           lay_out<compressed_tensors_folder>},
+    Format{"gguf", "llama.cpp, Ollama, LM Studio", write_gguf_nvfp4, lay_out_gguf},
+    Format{"gguf-q8_0", "llama.cpp, Ollama, LM Studio", write_gguf_q8_0, lay_out_gguf},
+    Format{"gguf-bf16", "llama.cpp, Ollama, LM Studio", write_gguf_bf16, lay_out_gguf},
+    Format{"mlx", "MLX", write_mlx, lay_out<mlx_folder>, true},
+    Format{"torchao", "Transformers with torchao", write_torchao, lay_out<torchao_folder>},
+    Format{"hf-bf16", "whatever reads Hugging Face folders", write_plain, lay_out<plain_folder>},
 };
 
 }  // namespace
@@ -65,6 +78,13 @@ const Format& format_named(std::string_view name) {
   }
   fail("format", "\"{}\": expected {}{}", name, fmt::join(known, ", "),
        did_you_mean(std::string(name), known));
+}
+
+void check_format(const Format& format, const fs::path& path, const OutModel& m) {
+  check(format.name.starts_with("gguf") || path.extension() != ".gguf", "format",
+        "{}: the name of a GGUF file, but the format is {}; choose --format gguf or another name",
+        path.string(), format.name);
+  format.lay_out(m);
 }
 
 OutFolder plain_folder(const OutModel& m, std::vector<std::string>& changes) {

@@ -18,10 +18,19 @@ struct Format {
   // what had to change, a sentence each: nothing when codes, scales and plain values are the same
   // bits as before.
   std::vector<std::string> (*write)(const fs::path& path, const OutModel& m);
+  // Lays the model out as `write` does and writes nothing. An outline will do: a model whose
+  // weights have names, shapes and kinds, but no values yet.
+  void (*lay_out)(const OutModel& m);
+  // Whether global scales must be known before the first weight is written.
+  bool scales_first = false;
 };
 
 std::span<const Format> formats();
 const Format& format_named(std::string_view name);  // throws Error naming the formats
+
+// For commands, before long work: throws Error when `m`, or the model of which it is the outline,
+// cannot be written to `path` as `format`. What writing would only find out at its end.
+void check_format(const Format& format, const fs::path& path, const OutModel& m);
 
 // The formats, each in a file of its name (modelopt: nvfp4_tensors.cpp). A folder's tensors and
 // metadata, not yet written; `changes` gains what the call says.
@@ -33,5 +42,6 @@ OutFolder plain_folder(const OutModel& m, std::vector<std::string>& changes);
 std::vector<std::string> write_gguf_nvfp4(const fs::path& path, const OutModel& m);
 std::vector<std::string> write_gguf_q8_0(const fs::path& path, const OutModel& m);
 std::vector<std::string> write_gguf_bf16(const fs::path& path, const OutModel& m);
+void lay_out_gguf(const OutModel& m);
 
 }  // namespace qad::checkpoint

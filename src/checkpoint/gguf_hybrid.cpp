@@ -238,8 +238,10 @@ void add_hybrid_keys(const OutModel& m, Json& keys) {
   const std::uint32_t head_dim = number({"head_dim", "attention_head_dim"});
   put("attention.key_length", head_dim);
   put("attention.value_length", head_dim);
-  put("attention.layer_norm_rms_epsilon",
-      config.value("layer_norm_epsilon", config.value("norm_eps", 1e-5)));
+  // llama.cpp demands the first, of LayerNorms, and computes its norms with the second.
+  const Json epsilon = config.value("layer_norm_epsilon", config.value("norm_eps", Json(1e-5)));
+  put("attention.layer_norm_epsilon", epsilon);
+  put("attention.layer_norm_rms_epsilon", epsilon);
   put("ssm.conv_kernel", number({"conv_kernel", "mamba_d_conv"}));
   put("ssm.state_size", number({"ssm_state_size"}));
   put("ssm.group_count", number({"n_groups", "mamba_n_groups"}));

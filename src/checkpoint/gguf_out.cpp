@@ -113,6 +113,7 @@ class Writer {
   Writer(const OutModel& m, bool plain_q8, bool decode)
       : m_(m),
         llama_(!is_hybrid(m) && architecture_of(m.config) == "llama"),
+        qwen2_(m.config.value("model_type", "") == "qwen2"),
         q8_(plain_q8),
         decode_(decode) {
     if (llama_) heads_ = heads_of(m.config);
@@ -129,6 +130,7 @@ class Writer {
       return add_plain(g);
     }
     nvfp4 += count;
+    if (qwen2_ && g.name.find(".ffn_") != g.name.npos) unscaled += count;
     add_nvfp4(g);
   }
 
@@ -142,6 +144,7 @@ class Writer {
 
   std::vector<OutGgufTensor> tensors;
   std::int64_t nvfp4 = 0, decoded = 0, q8 = 0;
+  std::int64_t unscaled = 0;  // of `nvfp4`: see qwen2-scales in engines.cpp
 
  private:
   void add_f32(std::string name, std::vector<float> values) {
@@ -237,27 +240,44 @@ class Writer {
 
   const OutModel& m_;
   bool llama_;  // whose q and k have rows in another order
+  bool qwen2_;
   Heads heads_{};
   bool q8_, decode_, all_f32_ = true;
 };
 
+// Keys and tensors, not yet written.
+struct LaidOut {
+  Json keys;
+  Writer writer;
+};
+
+LaidOut laid_out(const OutModel& m, bool q8, bool decode) {
+  check(m.tokenizer.is_object() && !m.tokenizer.empty(), kOperation,
+        "the model has no tokenizer, and a GGUF needs one");
+  std::vector<float> divisors;
+  LaidOut out{keys_of(m, divisors), Writer(m, q8, decode)};
+  for (const GgufWeight& g : is_hybrid(m) ? hybrid_weights(m) : dense_weights(m)) out.writer.add(g);
+  out.writer.add_rope(divisors);
+  out.keys["general.file_type"] = out.writer.file_type();
+  if (out.writer.nvfp4 + out.writer.q8 > 0)
+    out.keys["general.quantization_version"] = std::uint32_t{2};
+  return out;
+}
+
 std::vector<std::string> write(const fs::path& path, const OutModel& m, std::string_view format) {
   const bool q8 = format == "gguf-q8_0", decode = format == "gguf-bf16";
-  check(m.tokenizer.is_object() && !m.tokenizer.empty(), kOperation,
-        "{}: the model has no tokenizer, and a GGUF needs one", path.string());
-  std::vector<float> divisors;
-  Json keys = keys_of(m, divisors);
-  Writer writer(m, q8, decode);
-  for (const GgufWeight& g : is_hybrid(m) ? hybrid_weights(m) : dense_weights(m)) writer.add(g);
-  writer.add_rope(divisors);
-  keys["general.file_type"] = writer.file_type();
-  if (writer.nvfp4 + writer.q8 > 0) keys["general.quantization_version"] = std::uint32_t{2};
+  const auto [keys, writer] = laid_out(m, q8, decode);
   std::vector<std::string> changes;
   if (writer.nvfp4 > 0)
     changes.push_back(fmt::format(
         "{} NVFP4 weights: codes change places within each 16, and rows of Llama's q and k; values "
         "are unchanged",
         writer.nvfp4));
+  if (writer.unscaled > 0)
+    changes.push_back(fmt::format(
+        "{} of them are a qwen2's feed-forward: llama.cpp computes them without their global "
+        "scales, so for it write gguf-bf16, or keep '*.mlp.*' out of the policy",
+        writer.unscaled));
   if (writer.decoded > 0)
     changes.push_back(
         fmt::format("{} NVFP4 weights are {}: {}", writer.decoded, q8 ? "Q8_0" : "BF16",
@@ -278,6 +298,10 @@ std::vector<std::string> write(const fs::path& path, const OutModel& m, std::str
 }
 
 }  // namespace
+
+void lay_out_gguf(const OutModel& m) {
+  laid_out(m, false, false);
+}
 
 std::vector<std::string> write_gguf_nvfp4(const fs::path& path, const OutModel& m) {
   return write(path, m, "gguf");

@@ -6,6 +6,7 @@
 #include "checkpoint/fp8.h"
 #include "checkpoint/mlx.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/torchao.h"
 #include "core/error.h"
 
 namespace qad::checkpoint {
@@ -25,12 +26,15 @@ Json read_if_present(const fs::path& path) {
   return fs::exists(path) ? read_object(path) : Json();
 }
 
-void add_file(Checkpoint& c, SafetensorsFile file) {
+using Metadata = std::map<std::string, std::string>;
+
+void add_file(Checkpoint& c, Metadata& metadata, SafetensorsFile file) {
   for (Tensor& tensor : file.tensors) {
     const auto [at, fresh] = c.tensors.try_emplace(tensor.name, tensor);
     check(fresh, kOperation, "{}: tensor {} is also in another shard", file.file.path().string(),
           at->first);
   }
+  metadata.merge(file.metadata);
   c.files.push_back(std::move(file.file));
 }
 
@@ -56,7 +60,7 @@ std::map<std::string, std::string> read_weight_map(const fs::path& path) {
   return shard_of;
 }
 
-void add_shards(Checkpoint& c, const fs::path& folder) {
+void add_shards(Checkpoint& c, Metadata& metadata, const fs::path& folder) {
   const fs::path index = folder / kIndex;
   const auto shard_of = read_weight_map(index);
   std::map<std::string, std::string> first_tensor;
@@ -73,7 +77,7 @@ void add_shards(Checkpoint& c, const fs::path& folder) {
             index.string(), shard, found.name,
             listed == shard_of.end() ? "no shard" : listed->second);
     }
-    add_file(c, std::move(file));
+    add_file(c, metadata, std::move(file));
   }
   for (const auto& [tensor, shard] : shard_of)
     check(c.has(tensor), kOperation, "{}: tensor {} is not in {}, where the index puts it",
@@ -109,9 +113,10 @@ void forget_dequantized(Checkpoint& c) {
 
 }  // namespace
 
-void adopt_layouts(Checkpoint& c, const Json& quantization_config) {
+void adopt_layouts(Checkpoint& c, const Json& quantization_config, const Metadata& metadata) {
   adopt_mlx(c);
   adopt_compressed_tensors(c, quantization_config);
+  adopt_torchao(c, quantization_config, metadata);
   adopt_mxfp4(c);
   adopt_fp8(c);
   forget_dequantized(c);
@@ -135,14 +140,15 @@ Checkpoint open_hf_folder(const fs::path& folder) {
   c.quantization = normalised_quantization(read_if_present(folder / "hf_quant_config.json"), flat);
 
   // With both present Transformers takes the single file, and so do we.
+  Metadata metadata;
   if (fs::exists(folder / kSingle)) {
-    add_file(c, read_safetensors(folder / kSingle));
+    add_file(c, metadata, read_safetensors(folder / kSingle));
   } else if (fs::exists(folder / kIndex)) {
-    add_shards(c, folder);
+    add_shards(c, metadata, folder);
   } else {
     fail_without_weights(folder);
   }
-  adopt_layouts(c, flat);
+  adopt_layouts(c, flat, metadata);
   return c;
 }
 

@@ -136,9 +136,7 @@ void adopt_mlx(Checkpoint& c) {
 OutFolder mlx_folder(const OutModel& m, std::vector<std::string>& changes) {
   for (const OutWeight& w : m.weights)
     check(!w.nvfp4 || !w.nvfp4->late_global, "write_mlx",
-          "{}: global scales must be known before the norms are written; quantise with --format "
-          "modelopt, then qad convert --format mlx",
-          w.name);
+          "{}: global scales must be known before the norms are written", w.name);
   OutFolder folder = bare_folder(m);
   spell_rope(folder.config);
   const Folding folding = fold(m);

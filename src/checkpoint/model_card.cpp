@@ -38,6 +38,15 @@ std::string usage(const OutModel& m, std::string_view format) {
   if (format.starts_with("gguf")) return gguf;
   if (format == "mlx")
     return "MLX:\n\n    mlx_lm.generate --model PATH --prompt \"Once upon a time\"\n";
+  if (format == "torchao")
+    return std::string(has_algo(m, "NVFP4")
+                           ? "torchao 0.18 (Transformers 5.23 loads no scales of inputs):\n\n"
+                             "    unflatten_tensor_state_dict(tensors, metadata)  # "
+                             "torchao.prototype.safetensors\n\n"
+                           : "Transformers, with torchao 0.18 or later:\n\n"
+                             "    AutoModelForCausalLM.from_pretrained(\"PATH\", "
+                             "dtype=\"bfloat16\")\n\n") +
+           "As GGUF: `qad convert PATH model.gguf --format gguf`, then " + gguf;
   std::string text = "vLLM:\n\n    vllm serve PATH\n\n";
   if (format == "modelopt" && has_algo(m, "NVFP4"))
     text +=

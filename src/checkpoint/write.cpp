@@ -56,13 +56,16 @@ std::vector<Shard> plan_shards(const std::vector<OutTensor>& tensors, std::int64
 // is aligned to its type.
 using Places = std::map<const OutTensor*, std::int64_t>;
 
-std::string header_of(const Shard& shard, Places& places) {
+using Metadata = std::map<std::string, std::string>;
+
+std::string header_of(const Shard& shard, const Metadata& metadata, Places& places) {
   Shard sorted = shard;
   std::stable_sort(sorted.begin(), sorted.end(), [](const OutTensor* a, const OutTensor* b) {
     return bytes_per_element(a->dtype) > bytes_per_element(b->dtype);
   });
   Json header;
-  header["__metadata__"] = {{"format", "pt"}};  // Transformers refuses files without it
+  header["__metadata__"] = metadata;
+  header["__metadata__"]["format"] = "pt";  // Transformers refuses files without it
   std::int64_t at = 0;
   for (const OutTensor* t : sorted) {
     const std::int64_t end = at + bytes_of(*t);
@@ -78,10 +81,11 @@ std::string header_of(const Shard& shard, Places& places) {
 
 using Written = std::function<void(std::int64_t bytes)>;  // after each tensor; may be empty
 
-void write_shard(const fs::path& path, const Shard& shard, const Written& written = {}) {
+void write_shard(const fs::path& path, const Shard& shard, const Metadata& metadata,
+                 const Written& written = {}) {
   AtomicFile file(path);
   Places places;
-  const std::string header = header_of(shard, places);
+  const std::string header = header_of(shard, metadata, places);
   const std::uint64_t length = header.size();
   file.write(&length, sizeof(length));
   file.write(header);
@@ -97,13 +101,14 @@ void write_shard(const fs::path& path, const Shard& shard, const Written& writte
 }
 
 void write_weights(const fs::path& folder, const std::vector<Shard>& shards,
-                   const Written& written) {
-  if (shards.size() == 1) return write_shard(folder / "model.safetensors", shards[0], written);
+                   const Metadata& metadata, const Written& written) {
+  if (shards.size() == 1)
+    return write_shard(folder / "model.safetensors", shards[0], metadata, written);
   std::int64_t total = 0;
   std::map<std::string, std::string> weight_map;
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_shard(folder / name, shards[i], written);
+    write_shard(folder / name, shards[i], metadata, written);
     for (const OutTensor* t : shards[i]) {
       weight_map[t->name] = name;
       total += bytes_of(*t);
@@ -168,7 +173,7 @@ void check_writable_target(const fs::path& out, const fs::path& source) {
 }
 
 void write_safetensors(const fs::path& path, const std::vector<OutTensor>& tensors) {
-  write_shard(path, plan_shards(tensors, std::numeric_limits<std::int64_t>::max())[0]);
+  write_shard(path, plan_shards(tensors, std::numeric_limits<std::int64_t>::max())[0], {});
 }
 
 void write_folder(const fs::path& path, const OutFolder& folder) {
@@ -189,7 +194,7 @@ void write_folder(const fs::path& path, const OutFolder& folder) {
   if (!folder.hf_quant_config.is_null())
     write_file(out.path() / "hf_quant_config.json", to_text(folder.hf_quant_config));
   for (const auto& [name, content] : folder.files) write_file(out.path() / name, content);
-  write_weights(out.path(), shards, [&](std::int64_t bytes) {
+  write_weights(out.path(), shards, folder.metadata, [&](std::int64_t bytes) {
     done += bytes;
     if (folder.progress) folder.progress(done, all);
   });

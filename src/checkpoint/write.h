@@ -22,6 +22,8 @@ struct OutFolder {
   Json generation_config;  // null: not written
   Json hf_quant_config;    // null: not written
   std::vector<OutTensor> tensors;
+  // Of every safetensors file's __metadata__, beside "format".
+  std::map<std::string, std::string> metadata;
   std::vector<std::pair<std::string, std::string>>
       files;  // further files: name, content (tokenizer, README...)
   std::int64_t max_shard_bytes = std::int64_t{5} << 30;

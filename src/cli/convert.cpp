@@ -78,9 +78,6 @@ void add_convert(CLI::App& app) {
                                                                            : "modelopt");
     check(o->dtype != "f32" || format.name != "hf-bf16", "convert",
           "--dtype f32: the format is hf-bf16; choose one of the two");
-    check(format.name.starts_with("gguf") || fs::path(o->out).extension() != ".gguf", "convert",
-          "{}: the name of a GGUF file, but the format is {}; choose --format gguf or another name",
-          o->out, format.name);
     const checkpoint::Checkpoint source = checkpoint::open(o->in);
     checkpoint::OutModel m = checkpoint::out_model(source, dtype_of(o->dtype));
     m.files = text::companion_files(source);
@@ -88,6 +85,7 @@ void add_convert(CLI::App& app) {
     m.about = checkpoint::about_of(o->in);
     if (m.about.empty()) m.about = fmt::format("Converted from {}.\n", m.name);
     if (format.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
+    checkpoint::check_format(format, o->out, m);
     std::vector<std::string> changes;
     try {
       Watch watch(source);

@@ -84,6 +84,7 @@ void add_quantize(CLI::App& app) {
     check(!opened.quantized(), "quantize", "{}: is already quantised", o->model);
     const quantize::Policy policy = recipe::policy_of(r);
     const auto rows = quantize::coverage(opened.model, policy);
+    recipe::check_format(o->output, opened.source, opened.model, policy, r.format);
     const auto batches = recipe::calibration_batches(r, opened.tokenizer);
     const std::string data = r.calibration.data.empty() && !r.data.train.empty()
                                  ? r.data.train.front().file

@@ -142,7 +142,10 @@ std::string to_text(const Json& json) {
     const std::string quoted = fmt::format("\"{}\"", word);
     for (std::size_t at = 0; (at = text.find(quoted, at)) != text.npos;) {
       const std::size_t end = at + quoted.size();
-      const bool whole = text[at - (at > 0)] != '\\' && text[end] != ':';
+      // Transformers tags a float that is not finite, {"__float__": "Infinity"}, and wants the word
+      // there as a string.
+      const bool tagged = std::string_view(text).substr(0, at).ends_with("\"__float__\": ");
+      const bool whole = !tagged && text[at - (at > 0)] != '\\' && text[end] != ':';
       if (whole) text.replace(at, quoted.size(), word);
       at = whole ? at + word.size() : end;
     }

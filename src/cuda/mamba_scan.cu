@@ -107,12 +107,24 @@ __global__ void hand_on_kernel(ScanSizes s, const float* whole, bool back, float
   const std::int64_t head = at / (s.dim * s.state);
   const std::int64_t first = s.firsts[blockIdx.y], count = s.firsts[blockIdx.y + 1] - first;
   float carried = 0;
-  for (std::int64_t j = 0; j < count; ++j) {
-    const std::int64_t i = back ? first + count - 1 - j : first + j;
-    float* state = states + i * of_chunk + at;
-    const float added = *state;
-    *state = carried;
-    carried = fmaf(whole[i * s.heads + head], carried, added);
+  // Reads of kAhead chunks are on their way at once: one after another they would take most of the
+  // time.
+  constexpr int kAhead = 8;
+  for (std::int64_t j = 0; j < count; j += kAhead) {
+    float added[kAhead], by[kAhead];
+    const auto chunk = [&](int k) { return back ? first + count - 1 - j - k : first + j + k; };
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (j + k >= count) continue;
+      added[k] = states[chunk(k) * of_chunk + at];
+      by[k] = whole[chunk(k) * s.heads + head];
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (j + k >= count) continue;
+      states[chunk(k) * of_chunk + at] = carried;
+      carried = fmaf(by[k], carried, added[k]);
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 // CUDA graphs through LibTorch, whose allocator then takes memory from a pool that graphs own.
 #include "models/recording.h"
 
+#include <ATen/cuda/CUDAContextLight.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -20,6 +21,9 @@ class Graph final : public models::Recording {
     const c10::cuda::CUDAStream stream = c10::cuda::getStreamFromPool();
     before.synchronize();
     const c10::cuda::CUDAStreamGuard guard(stream);
+    // cuBLAS cannot begin while work is recorded, and a text may be the first work there is.
+    at::cuda::getCurrentCUDABlasHandle();
+    at::cuda::getCurrentCUDABlasLtHandle();
     graph_.capture_begin(pool_);
     try {
       work();

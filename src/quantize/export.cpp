@@ -132,6 +132,31 @@ checkpoint::OutModel export_model(const models::Model& model,
   return out;
 }
 
+checkpoint::OutModel outline(const checkpoint::Checkpoint& source, const models::Model& model,
+                             const Policy& policy) {
+  checkpoint::OutModel out = model_of(source, model);
+  out.config["tie_word_embeddings"] = model.config.tied;
+  if (policy.fp8_cache) out.kv_cache_algo = "FP8";
+  std::map<const models::Parameter*, const models::Linear*> linear_of;
+  for (const models::Linear* l : models::linears(model)) linear_of[&l->weight] = l;
+  const auto layers = static_cast<std::int64_t>(model.layers.size());
+  const float global = policy.global == nvfp4::GlobalScale::pow2 ? 1.0f : 1.0f / 3;
+  for (const models::Parameter* p : models::parameters(model)) {
+    const auto linear = linear_of.find(p);
+    const bool chosen =
+        linear != linear_of.end() && decide(policy, *linear->second, layers).quantize;
+    for (const models::Part& part : p->parts) {
+      std::vector<std::int64_t> shape = p->value.sizes().vec();
+      if (!shape.empty()) shape[0] = part.rows;
+      checkpoint::OutWeight w = plain(part, std::move(shape), stored_type(*p), {});
+      if (chosen)
+        w.nvfp4 = {global, policy.activations ? std::optional(1.0f) : std::nullopt, {}, {}};
+      out.weights.push_back(std::move(w));
+    }
+  }
+  return out;
+}
+
 namespace {
 
 // The bits of each, if the file has the tensor's values as BF16.
@@ -272,7 +297,8 @@ checkpoint::OutWeight packed(const models::Part& part, std::int64_t row, std::in
 
 checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
                                  nvfp4::GlobalScale rule,
-                                 const std::map<const models::Parameter*, PackedCodes>& ready) {
+                                 const std::map<const models::Parameter*, PackedCodes>& ready,
+                                 bool scales_first) {
   const auto parameters = models::parameters(model);
   const auto quant_of = quants_of(model);
   checkpoint::OutModel out = model_of(source, model);
@@ -295,13 +321,18 @@ checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const mod
     }
     const auto pending = std::make_shared<Pending>(Pending{source, p, rule, quant.weight_rule, {}});
     if (i + 1 < parameters.size()) pending->next.push_back(parameters[i + 1]);
+    if (scales_first) {
+      pending->read();
+      pending->values.clear();  // until its turn comes
+    }
     for (std::size_t part = 0; part < p.parts.size(); ++part)
-      out.weights.push_back(quantized(p.parts[part], p.value.size(1),
-                                      {0, quant.input_global,
-                                       [pending, part](std::uint8_t* codes, std::uint8_t* scales) {
-                                         pending->give(part, codes, scales);
-                                       },
-                                       [pending] { return pending->global; }}));
+      out.weights.push_back(quantized(
+          p.parts[part], p.value.size(1),
+          {pending->global, quant.input_global,
+           [pending, part](std::uint8_t* codes, std::uint8_t* scales) {
+             pending->give(part, codes, scales);
+           },
+           scales_first ? std::function<float()>() : [pending] { return pending->global; }}));
   }
   return out;
 }

@@ -98,12 +98,20 @@ checkpoint::OutModel export_model(const models::Model& model,
                                   const std::vector<at::Tensor>& masters,
                                   const checkpoint::Checkpoint& source);
 
+// What either of them will give, before there are values or scales: names, shapes, kinds, the
+// configuration. Scales are placeholders, powers of two where `policy` will choose such. For
+// checkpoint::check_format.
+checkpoint::OutModel outline(const checkpoint::Checkpoint& source, const models::Model& model,
+                             const Policy& policy);
+
 // The same of weights that are still in `source`, which must outlive the writing: each
 // matrix is read, given its global scale by `rule`, rounded and let go of when its turn comes.
 // `model` has no values (models::open_model) and was given to choose_quantised. `ready`: weights
-// that were rounded before (by_hessians.h), which are written instead.
+// that were rounded before (by_hessians.h), which are written instead. `scales_first`: weights are
+// read once more, now, so that global scales are known before the first is written.
 checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const models::Model& model,
                                  nvfp4::GlobalScale rule,
-                                 const std::map<const models::Parameter*, PackedCodes>& ready = {});
+                                 const std::map<const models::Parameter*, PackedCodes>& ready = {},
+                                 bool scales_first = false);
 
 }  // namespace qad::quantize

@@ -29,7 +29,9 @@ DecodeBenchResult bench_decode(const DecodeBenchOptions& o) {
   generate::EngineOptions options;
   options.most_sequences = o.texts;
   options.page_tokens = kPage;
-  options.cache_bytes = models::bytes_of_page(model, kPage) * static_cast<double>(pages * o.texts);
+  const double texts = static_cast<double>(o.texts), states = models::bytes_of_slot(model) * texts;
+  const double of_pages = models::bytes_of_page(model, kPage) * static_cast<double>(pages) * texts;
+  options.cache_bytes = states + std::max(states, of_pages);  // the engine gives states half of it
   options.cuda_graphs = o.cuda_graphs;
   generate::Engine engine(model, options);
 

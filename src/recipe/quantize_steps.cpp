@@ -200,6 +200,15 @@ void write_as(const fs::path& out, checkpoint::OutModel m, const checkpoint::Che
 
 }  // namespace
 
+void check_format(const fs::path& out, const checkpoint::Checkpoint& source,
+                  const models::Model& model, const quantize::Policy& policy,
+                  const std::string& format) {
+  const checkpoint::Format& chosen = checkpoint::format_named(format);
+  checkpoint::OutModel m = quantize::outline(source, model, policy);
+  if (chosen.name.starts_with("gguf")) m.tokenizer = text::gguf_tokenizer(source);
+  checkpoint::check_format(chosen, out, m);
+}
+
 void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                       models::Model& model, const quantize::Policy& policy,
                       const std::vector<models::Tokens>& batches, const std::string& format,
@@ -219,8 +228,10 @@ void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,
                                              layer_progress(model, policy));
     say_plain(rounded.plain);
   }
+  const bool scales_first = checkpoint::format_named(format).scales_first;
+  checkpoint::OutModel m =
+      quantize::export_from(source, model, policy.global, rounded.weights, scales_first);
   Progress progress("quantise  ");
-  checkpoint::OutModel m = quantize::export_from(source, model, policy.global, rounded.weights);
   m.progress = [&](std::int64_t done, std::int64_t all) {
     progress.show(fmt::format("{} of {}", human_bytes(static_cast<double>(done)),
                               human_bytes(static_cast<double>(all))),

@@ -13,6 +13,12 @@
 
 namespace qad::recipe {
 
+// Before the work: throws Error when the model, once it is quantised by `policy`, cannot be written
+// to `out` as `format` (checkpoint/formats.h). `model` may be models::open_model's.
+void check_format(const fs::path& out, const checkpoint::Checkpoint& source,
+                  const models::Model& model, const quantize::Policy& policy,
+                  const std::string& format);
+
 // Quantises the checkpoint `source` into `out`, layer by layer: it is never in memory whole. Says
 // on stderr what it does. `format` and `about` as for write_checkpoint.
 void quantize_on_disk(const fs::path& out, const checkpoint::Checkpoint& source,

@@ -112,7 +112,7 @@ void for_each_key(R& r, F&& f) {
   f("output", r.output, "", "folder for checkpoint/, result.json, report.html and logs");
   f("method", r.method, "qad|qat|ptq",
     "learn from the teacher, from the labels alone, or not at all");
-  f("format", r.format, "modelopt|compressed-tensors|gguf|gguf-q8_0|gguf-bf16|mlx|hf-bf16",
+  f("format", r.format, "modelopt|compressed-tensors|gguf|gguf-q8_0|gguf-bf16|mlx|torchao|hf-bf16",
     "what the checkpoint is written as (docs/formats.md)");
   f("device", r.device, "cpu|cuda", "where to compute");
   f("threads", r.threads, "", "CPU threads; 0: one a core");

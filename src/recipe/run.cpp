@@ -292,6 +292,7 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   quantize::Policy policy = policy_of(recipe);
   note_untied(untie_head_for(recipe, student.model));
   describe(outcome, student.model, policy);
+  check_format(output / "checkpoint", student.source, student.model, policy, recipe.format);
 
   if (!recipe.evaluate.tasks.empty()) check_benchmarks(benchmark_job(recipe));
   Recipe with_data = recipe;

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "checkpoint/formats.h"
+#include "checkpoint/torchao.h"
 #include "files.h"
 
 namespace qad::checkpoint {
@@ -94,7 +95,10 @@ std::vector<Break> breaks() {
   const auto quantization = [](OutFolder& f) -> Json& { return f.hf_quant_config["quantization"]; };
   const auto flat = [](OutFolder& f) -> Json& { return f.config["quantization_config"]; };
   return {
-      {"format", "transformers", modelopt_folder, nothing, nothing, "compressed-tensors alone"},
+      {"format", "transformers", modelopt_folder, nothing, nothing,
+       "compressed-tensors and torchao alone"},
+      {"format", "transformers", torchao_folder, nothing, nothing,
+       "torchao's act_per_tensor_scale"},
       {"format", "llama.cpp", modelopt_folder, nothing, nothing, "it reads GGUF"},
       {"algorithm", "vllm", modelopt_folder, nothing,
        [=](OutFolder& f) { quantization(f)["quant_algo"] = "NVFP4_AWQ"; }, "NVFP4_AWQ"},
@@ -116,6 +120,12 @@ std::vector<Break> breaks() {
        "72 columns"},
       {"columns-64", "llama.cpp", modelopt_folder,
        [](Model& m) { m.add("model.layers.0.mlp.down_proj", 48); }, nothing, "48 columns"},
+      {"qwen2-scales", "llama.cpp", modelopt_folder,
+       [](Model& m) {
+         m.m.config["model_type"] = "qwen2";
+         m.add("model.layers.0.mlp.down_proj", 64);
+       },
+       nothing, "without the global scale 0.5"},
       {"tiles-32", "vllm", modelopt_folder,
        [](Model& m) { m.add("model.layers.0.mlp.down_proj", 48); }, nothing, "[32, 48]"},
       {"router", "sglang", modelopt_folder, [](Model& m) { m.add("model.layers.1.mlp.gate", 64); },

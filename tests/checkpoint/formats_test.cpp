@@ -12,6 +12,7 @@
 #include "checkpoint/model_card.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/torchao.h"
 #include "checkpoint/verify.h"
 #include "files.h"
 #include "nvfp4/nvfp4.h"
@@ -126,7 +127,7 @@ TEST(Formats, KeepCodesScalesAndValues) {
   format_named("modelopt").write(scratch / "a", tiny.m);
   const Checkpoint a = open(scratch / "a");
   ASSERT_THAT(problems(a), IsEmpty());
-  for (const char* name : {"compressed-tensors", "gguf", "modelopt"}) {
+  for (const char* name : {"compressed-tensors", "gguf", "torchao", "modelopt"}) {
     OutModel again = out_model(a, std::nullopt);
     again.tokenizer = tiny.m.tokenizer;
     again.max_shard_bytes = 10000;
@@ -177,6 +178,125 @@ TEST(Formats, KeepTheScalesOfACache) {
                             }),
               2);
   }
+}
+
+// NVIDIA's layout of block scales: in a tile of 128 x 4, the scale (r, c) is byte
+// r % 32 * 16 + r / 32 * 4 + c; tiles follow each other along rows.
+TEST(Torchao, SwizzledScalesAreTilesOf512Bytes) {
+  constexpr std::int64_t kRows = 130, kCols = 5;
+  std::vector<std::uint8_t> scales(kRows * kCols);
+  for (std::size_t i = 0; i < scales.size(); ++i)
+    scales[i] = static_cast<std::uint8_t>(i % 251 + 1);
+  ASSERT_EQ(swizzled_bytes(kRows, kCols), 4 * 512);
+  std::vector<std::uint8_t> tiles(4 * 512, 0xFF), again(scales.size());
+  swizzle_scales(scales.data(), kRows, kCols, tiles.data());
+  for (const auto& [row, col, at] :
+       {std::tuple(0, 0, 0), std::tuple(0, 3, 3), std::tuple(1, 0, 16), std::tuple(32, 1, 5),
+        std::tuple(127, 3, 511), std::tuple(0, 4, 512), std::tuple(128, 0, 1024),
+        std::tuple(129, 4, 1536 + 16)})
+    EXPECT_EQ(tiles[at], scales[row * kCols + col]) << row << ", " << col;
+  EXPECT_EQ(std::count(tiles.begin(), tiles.end(), 0), 4 * 512 - kRows * kCols) << "filled up";
+  unswizzle_scales(tiles.data(), kRows, kCols, again.data());
+  EXPECT_EQ(again, scales);
+}
+
+// Transformers joins the metadata of all shards, the last one's list of names with it.
+TEST(Torchao, DescribesAllTensorsInEveryShard) {
+  const ScratchFolder scratch;
+  Tiny tiny;
+  tiny.m.max_shard_bytes = 10000;
+  format_named("torchao").write(scratch / "m", tiny.m);
+  int shards = 0;
+  for (const auto& entry : fs::directory_iterator(scratch / "m")) {
+    if (entry.path().extension() != ".safetensors") continue;
+    ++shards;
+    const auto metadata = read_safetensors(entry.path()).metadata;
+    EXPECT_EQ(parse_json(metadata.at("tensor_names"), "").size(), tiny.m.weights.size());
+    for (const OutWeight& w : tiny.m.weights)
+      EXPECT_EQ(parse_json(metadata.at(w.name), "")["_type"], w.nvfp4 ? "NVFP4Tensor" : "Tensor");
+  }
+  EXPECT_GT(shards, 2);
+}
+
+// What another program may have written: scales in rows, no global scale, names of the model in
+// memory in the metadata; and what is refused.
+TEST(Torchao, ReadsWhatTheMetadataDescribes) {
+  const ScratchFolder scratch;
+  const Json config = {{"quantization_config", {{"quant_method", "torchao"}}}};
+  const auto described = [](Json data, const char* type = "NVFP4Tensor") {
+    return Json{{"_type", type}, {"_data", std::move(data)}}.dump();
+  };
+  const Json plain = {
+      {"block_size", 16}, {"is_swizzled_scales", false}, {"act_quant_kwargs", nullptr}};
+  const auto written = [&](std::map<std::string, std::string> metadata, bool input = false) {
+    OutFolder folder;
+    folder.config = config;
+    folder.metadata = std::move(metadata);
+    append_codes_and_scales(folder.tensors, "backbone.x._weight_qdata", "backbone.x._weight_scale",
+                            2, 32, [](std::uint8_t* codes, std::uint8_t* scales) {
+                              std::fill_n(codes, 32, std::uint8_t{0x22});  // 1, 1
+                              for (int i = 0; i < 4; ++i)
+                                scales[i] = static_cast<std::uint8_t>(0x38 + 8 * i);  // 1, 2, 4, 8
+                            });
+    if (input)
+      folder.tensors.push_back(
+          scalar_tensor("backbone.x._weight_act_per_tensor_scale", {}, {0.5f}));
+    write_folder(scratch / "m", folder);
+    return open(scratch / "m");
+  };
+  for (const char* name : {"backbone.x.weight", "model.x.weight"}) {
+    const Checkpoint c = written({{name, described(plain)}});
+    EXPECT_THAT(problems(c), IsEmpty()) << name;
+    const OutModel m = out_model(c, std::nullopt);
+    ASSERT_EQ(m.weights.size(), 1u);
+    EXPECT_EQ(algo_of(m.weights[0]), "W4A16_NVFP4");
+    std::vector<float> values(64);
+    values_of(m.weights[0], values.data());
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(values[i], 1 << i / 16) << i;
+  }
+  Json inputs = plain;
+  inputs["act_quant_kwargs"] = {{"_data", {{"use_dynamic_per_tensor_scale", false}}}};
+  const Checkpoint w4a4 = written({{"backbone.x.weight", described(inputs)}}, true);
+  EXPECT_EQ(find_nvfp4(w4a4, "backbone.x")->input_scale, 0.5f);
+
+  const auto refused = [&](const std::string& entry, const char* text, bool input = false) {
+    EXPECT_THAT(error_of([&] { written({{"backbone.x.weight", entry}}, input); }), HasSubstr(text));
+  };
+  refused(described(plain, "Float8Tensor"),
+          "expected torchao's NVFP4Tensor, found \"Float8Tensor\"");
+  refused("7", "expected torchao's NVFP4Tensor");
+  refused("{", "__metadata__ of backbone.x.weight");
+  refused(described({{"block_size", 32}}), "expected block_size 16, found 32");
+  refused(described(plain), "act_quant_kwargs is null", true);
+  Json swizzled = plain;
+  swizzled["is_swizzled_scales"] = true;
+  refused(described(swizzled), "expected F8_E4M3 [32, 16] in tiles of 128 x 4");
+  inputs["act_quant_kwargs"]["_data"]["use_dynamic_per_tensor_scale"] = true;
+  refused(described(inputs), "expected use_dynamic_per_tensor_scale false");
+  EXPECT_THAT(error_of([&] { written({}); }), HasSubstr("has no entry backbone.x.weight"));
+}
+
+// Of an outline, before there are values.
+TEST(Formats, AreCheckedBeforeTheWork) {
+  Tiny tiny;
+  for (OutWeight& w : tiny.m.weights) {
+    w.fill = {};
+    if (w.nvfp4) w.nvfp4->fill = {};
+  }
+  for (const Format& f : formats())
+    EXPECT_NO_THROW(check_format(f, f.name.starts_with("gguf") ? "m.gguf" : "m", tiny.m)) << f.name;
+  EXPECT_THAT(error_of([&] { check_format(format_named("torchao"), "m.gguf", tiny.m); }),
+              HasSubstr("the name of a GGUF file, but the format is torchao"));
+  OutModel amax = tiny.m;
+  for (OutWeight& w : amax.weights)
+    if (w.nvfp4) w.nvfp4->global_scale = 0.3f;
+  EXPECT_THAT(error_of([&] { check_format(format_named("mlx"), "m", amax); }),
+              HasSubstr("--global-scale pow2"));
+  tiny.quantized("model.layers.0.mlp.experts.0.up_proj.weight", 9);
+  EXPECT_THAT(error_of([&] { check_format(format_named("torchao"), "m", tiny.m); }),
+              HasSubstr("torchao keeps a layer's experts stacked"));
+  EXPECT_THAT(error_of([&] { check_format(format_named("gguf"), "m", tiny.m); }),
+              HasSubstr("GGUF has no name for it"));
 }
 
 // MLX has no global scales: a norm takes those of q, k and v, and o is stored as values.

@@ -89,6 +89,11 @@ TEST(ToText, IsWhatHuggingFaceWrites) {
   EXPECT_EQ(to_text(json),
             "{\n  \"a\": [\n    1,\n    \"x\"\n  ],\n  \"limit\": [\n    0.0,\n    Infinity\n  ],\n"
             "  \"low\": -Infinity,\n  \"e\": {}\n}\n");
+  const Json tagged = {{"limit", {0.0, {{"__float__", "Infinity"}}}}};
+  EXPECT_EQ(
+      to_text(tagged),
+      "{\n  \"limit\": [\n    0.0,\n    {\n      \"__float__\": \"Infinity\"\n    }\n  ]\n}\n")
+      << "as Transformers writes it";
   EXPECT_EQ(parse_json(to_text(json), "here"), json);
   // Not a bare word: a key, and a string that only ends like one.
   const Json kept = {{"NaN", "a \"NaN"}, {"b", "\"NaN\""}};

@@ -172,6 +172,12 @@ def main():
                 assert made[0] == made[1], (batch, samples)
         print("texts of recorded passes: equal to those of plain ones")
 
+        # From BOS alone the first thing a GPU does is recorded.
+        (work / "bos.yaml").write_text(json.dumps({"teacher": str(model), "tokens": 2000, "device": "cuda",
+                                                   "sources": [{"kind": "bos"}], "sampling": {"max_tokens": 50}}))
+        qad("synthesize", work / "bos.yaml", "-o", work / "bos")
+        print("texts from BOS alone: written")
+
         stopped = ["distill", *map(str, recipe), "--train.steps", "1500", "--train.validate_every", "50", "-o", str(work / "stop")]
         p = subprocess.Popen([str(QAD), *stopped], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         while not (work / "stop/state/resume").exists():

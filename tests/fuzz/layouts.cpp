@@ -32,7 +32,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::map<std::string, std::string> metadata;
     for (Tensor& t : parse_safetensors(rest.subspan(length), "fuzz", metadata))
       c.tensors.emplace(t.name, t);
-    adopt_layouts(c, flat);
+    adopt_layouts(c, flat, metadata);
     for (const std::string_view engine : engines()) findings(c, engine);
     const OutModel m = out_model(c, std::nullopt);
     for (const OutWeight& w : m.weights) {

@@ -8,19 +8,10 @@ from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFReader, get_tensor_name_map
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, NemotronHConfig, NemotronHForCausalLM
+from transformers import (AutoModelForCausalLM, AutoTokenizer, NemotronHConfig, NemotronHForCausalLM, Qwen3MoeConfig,
+                          Qwen3MoeForCausalLM)
 
 from conftest import HYBRID, ROOT, SMALL, qad
-
-try:
-    import llama_cpp
-except ImportError:
-    llama_cpp = None
-try:
-    import mlx.core as mlx
-    import mlx_lm
-except ImportError:
-    mlx_lm = None
 
 TEXT = ROOT / "data/tinystories/validation.txt"
 CALIB = ("--calib", TEXT, "--calib-sequences", 8)
@@ -214,53 +205,51 @@ def test_other_ggufs_have_our_values_and_tokens_and_are_rounded_like_ggml(dense,
     assert checked >= 13
 
 
-def perplexity_of_llama_cpp(path, documents):
-    import numpy as np
-    model = llama_cpp.Llama(str(path), n_ctx=512, logits_all=True, verbose=False)
-    total = count = 0
-    for ids in documents:
-        model.reset()
-        model.eval(ids)
-        logits = torch.from_numpy(np.array(model.scores[:len(ids) - 1]))
-        total += torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum").item()
-        count += len(ids) - 1
-    return total / count, count
+FORMATS = ["modelopt", "compressed-tensors", "gguf", "gguf-q8_0", "gguf-bf16", "mlx", "torchao", "hf-bf16"]
 
 
-@pytest.mark.skipif(llama_cpp is None, reason="pip install llama-cpp-python==0.3.36: it compiles for minutes")
-@pytest.mark.parametrize("format, tolerance", [("gguf", 0.01), ("gguf-bf16", 1e-3), ("gguf-q8_0", 0.01)])
-def test_llama_cpp_has_our_cross_entropy(format, tolerance, tokenizer_files, tmp_path):
-    """It rounds the inputs of NVFP4 and Q8_0 products to 8 bits: hence the tolerances, in nats of about 1.6."""
-    out = tmp_path / "nvfp4"
-    qad("quantize", tokenizer_files, "-o", out, "--recipe", "nvfp4-weight-only")
-    qad("convert", out, tmp_path / "m.gguf", "--format", format)
-    text = "<|endoftext|>".join(TEXT.read_text().split("<|endoftext|>")[:12])
-    (tmp_path / "t.txt").write_text(text)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_files)
-    documents = [tokenizer(s.strip())["input_ids"][:257] for s in text.split("<|endoftext|>") if s.strip()]
-    theirs, count = perplexity_of_llama_cpp(tmp_path / "m.gguf", documents)
-    (tmp_path / "ids.jsonl").write_text("".join(json.dumps({"input_ids": d}) + "\n" for d in documents))
-    ours = json.loads(qad("evaluate", out, "--data", tmp_path / "ids.jsonl", "--seq-len", 256, "--json"))
-    assert ours["tokens"] == count
-    assert abs(ours["ce"] - theirs) < tolerance, (ours["ce"], theirs)
-    # Its tokens are ours too.
-    model = llama_cpp.Llama(str(tmp_path / "m.gguf"), vocab_only=True, verbose=False)
-    assert model.tokenize(text[:1000].encode(), add_bos=True) == tokenizer(text[:1000])["input_ids"]
+def test_quantize_and_distill_write_every_format_at_once(tiny, tmp_path):
+    """And the same as converting what they write by default, weight for weight."""
+    folder, model = tiny
+    if model.config.model_type not in ("qwen3", "nemotron_h"):
+        pytest.skip("one architecture with every format, and one without some")
+    assert all(f in qad("convert", "--help") for f in FORMATS)
+    first = tmp_path / "modelopt"
+    qad("quantize", folder, "-o", first, *CALIB)
+    for format in FORMATS[1:]:
+        if format == "mlx" and model.config.model_type == "nemotron_h":
+            continue  # refused: below
+        for command in (["quantize", folder, "-o", tmp_path / "a", *CALIB],
+                        ["distill", folder, "-o", tmp_path / "run", "--method", "ptq", "--data.train", TEXT, "--data.test", TEXT,
+                         "--data.max_test_documents", 2, "--calibration.sequences", 8, "--calibration.seq_len", 512]):
+            qad(*command, "--format", format)
+            at_once = tmp_path / "a" if command[0] == "quantize" else tmp_path / "run" / "checkpoint"
+            qad("convert", first, tmp_path / "b", "--format", format)
+            if format.startswith("gguf"):
+                a, b = (gguf_values(f / "model.gguf") for f in (at_once, tmp_path / "b"))
+                assert a[0].keys() == b[0].keys() and all(torch.equal(t, b[0][n]) for n, t in a[0].items()), format
+                assert {n: t.tensor_type for n, t in a[1].items()} == {n: t.tensor_type for n, t in b[1].items()}, format
+            else:
+                a, b = (tensors_of(f) for f in (at_once, tmp_path / "b"))
+                assert a.keys() == b.keys() and all(same_bits(t, b[n]) for n, t in a.items()), format
 
 
-@pytest.mark.skipif(mlx_lm is None, reason="pip install mlx[cpu] mlx-lm")
-@torch.no_grad()
-def test_mlx_lm_has_our_logits(dense, ids_file, tmp_path):
-    folder, _ = dense
-    qad("quantize", folder, "-o", tmp_path / "q", "--recipe", "nvfp4-weight-only")
-    said = qad("convert", tmp_path / "q", tmp_path / "mlx", "--format", "mlx")
-    assert "10 NVFP4 weights keep" in said and "4 norms" in said and "4 quantised weights are BF16" in said
-    ours = logits_of(tmp_path / "q", ids_file, tmp_path)
-    assert torch.equal(logits_of(tmp_path / "mlx", ids_file, tmp_path), ours)
-    model, _ = mlx_lm.utils.load_model(tmp_path / "mlx")
-    model.set_dtype(mlx.float32)
-    theirs = torch.tensor(model(mlx.array(ids_file[1].tolist())).tolist())
-    assert_close(theirs, ours, 5e-3)
+def test_what_a_format_cannot_express_is_refused_before_the_work(tmp_path, tokenizer_files):
+    torch.manual_seed(5)
+    sizes = {**SMALL, "head_dim": 16, "moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2}
+    folder = tmp_path / "hf"
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes)).to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer_files / name, folder / name)
+    for format, text in [("gguf", "GGUF is written of llama"), ("gguf-bf16", "GGUF is written of llama"),
+                         ("torchao", "torchao keeps a layer's experts stacked"), ("mlx", "MLX has no global scales")]:
+        for command in (["quantize", folder, *CALIB, "-o", tmp_path / "out"],
+                        ["distill", folder, "--data.train", TEXT, "--data.test", TEXT, "-o", tmp_path / "out"]):
+            said = qad(*command, "--format", format, *(["--global-scale", "amax"] if command[0] == "quantize" else
+                       ["--quantize.global_scale", "amax"]), ok=False)
+            assert text in said and "calibrat" not in said and "BF16  " not in said, said
+            assert not list((tmp_path / "out").glob("*safetensors")) if (tmp_path / "out").exists() else True
+    assert "the name of a GGUF file" in qad("quantize", folder, "-o", tmp_path / "x.gguf", "--format", "torchao", ok=False)
 
 
 def test_the_table_of_the_documentation_is_true():

@@ -53,9 +53,9 @@ checkpoint::OutFolder export_folder(const models::Model& model,
 }
 
 checkpoint::OutFolder folder_from(const checkpoint::Checkpoint& source, const models::Model& model,
-                                  nvfp4::GlobalScale rule) {
+                                  nvfp4::GlobalScale rule, bool scales_first = false) {
   std::vector<std::string> changes;
-  return checkpoint::modelopt_folder(export_from(source, model, rule), changes);
+  return checkpoint::modelopt_folder(export_from(source, model, rule, {}, scales_first), changes);
 }
 
 // The bytes of each tensor that would be written.
@@ -437,6 +437,32 @@ TEST_P(RoundTrip, FromTheDiskIsTheSameBytes) {
   EXPECT_EQ(from_disk.config, from_memory.config);
   EXPECT_EQ(from_disk.hf_quant_config, from_memory.hf_quant_config);
   EXPECT_EQ(bytes_of(from_disk), bytes_of(from_memory));
+  EXPECT_EQ(bytes_of(folder_from(c, model, policy.global, true)), bytes_of(from_memory));
+}
+
+// What can be said of a model before it is quantised is what is then written.
+TEST_P(RoundTrip, AnOutlineIsTheModelWithoutItsValues) {
+  const auto c = source(GetParam().model);
+  const Policy& policy = GetParam().policy;
+  models::Model model = models::load(c);
+  const checkpoint::OutModel before = outline(c, models::open_model(c, {}), policy);
+  const auto masters = masters_of(model);
+  std::vector<CacheMaxima> cache;
+  auto amax = calibrate(model, batches(), {}, &cache);
+  lend_maxima(model, amax);
+  quantize(model, policy, amax);
+  if (policy.fp8_cache) quantize_cache(model, policy.global, cache);
+  const checkpoint::OutModel after = export_model(model, masters, c);
+  EXPECT_EQ(before.config, after.config);
+  EXPECT_EQ(before.kv_cache_algo, after.kv_cache_algo);
+  ASSERT_EQ(before.weights.size(), after.weights.size());
+  for (std::size_t i = 0; i < after.weights.size(); ++i) {
+    const checkpoint::OutWeight &x = before.weights[i], &y = after.weights[i];
+    EXPECT_EQ(x.name, y.name);
+    EXPECT_EQ(x.shape, y.shape) << y.name;
+    EXPECT_EQ(x.dtype, y.dtype) << y.name;
+    EXPECT_EQ(algo_of(x), algo_of(y)) << y.name;
+  }
 }
 
 TEST(Export, UnquantisedModelIsPlainBf16) {
