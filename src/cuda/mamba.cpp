@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "cuda/tensor.h"
+#include "ops/mamba_checks.h"
 
 namespace qad::cuda {
 namespace {
@@ -30,10 +31,7 @@ Operands checked_conv(const Tensor& x, const Tensor& weight, const std::optional
   constexpr const char* name = "causal_conv";
   const Type type = check_values(x, 2, name, "x");
   check_values(weight, 3, name, "weight");
-  check(weight.size(0) == x.size(1) && weight.size(1) == 1 && weight.size(2) >= 1 &&
-            weight.size(2) <= kMostTaps,
-        name, "weight: expected [{}, 1, 1 to {} taps], found {}", x.size(1), kMostTaps,
-        describe(weight));
+  ops::check_taps(x, weight, kMostTaps, name);
   Operands o{with_rows(x),
              check_beside(weight, x.scalar_type(), x, name, "weight"),
              bias ? check_beside(*bias, x.scalar_type(), x, name, "bias") : Tensor(),
@@ -86,10 +84,7 @@ Tensor causal_conv_cached_cuda(const Tensor& x, const Tensor& weight,
   constexpr const char* name = "causal_conv";
   const Operands o = checked_conv(x, weight, bias, cu_seqlens);
   check_beside(state, x.scalar_type(), x, name, "state");
-  check(state.dim() == 3 && state.is_contiguous() && state.size(1) == o.conv.taps - 1 &&
-            state.size(2) == x.size(1),
-        name, "state: expected contiguous [slots, {}, {}], found {}", o.conv.taps - 1, x.size(1),
-        describe(state));
+  ops::check_conv_state(state, o.conv.taps - 1, x.size(1), name);
   const Tensor of = check_beside(lengths, at::kInt, x, name, "lengths"),
                in = check_beside(slots, at::kInt, x, name, "slots");
   check_size(of.numel(), o.conv.in.documents, name, "number of lengths");

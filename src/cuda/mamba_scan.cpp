@@ -8,6 +8,7 @@
 
 #include "cuda/mamba.h"
 #include "cuda/tensor.h"
+#include "ops/mamba_checks.h"
 
 namespace qad::cuda {
 namespace {
@@ -51,20 +52,11 @@ Scan checked_scan(const Tensor& xbc, const Tensor& dt, const Tensor& dt_bias, co
                   double least, double most) {
   const Type type = check_values(xbc, 2, kName, "xbc");
   check_values(dt, 2, kName, "dt");
-  const std::int64_t tokens = xbc.size(0), heads = dt.size(1);
-  check_size(dt.size(0), tokens, kName, "rows of dt");
+  const ops::ScanDims dims = ops::checked_scan_dims(xbc, dt, dim, groups, least, most, kName);
   for (const auto& [t, name] : {std::pair(&dt_bias, "dt_bias"), {&a_log, "a_log"}, {&d, "d"}}) {
     check_values(*t, 1, kName, name);
-    check_size(t->size(0), heads, kName, fmt::format("size of {}", name));
+    check_size(t->size(0), dims.heads, kName, fmt::format("size of {}", name));
   }
-  check(dim > 0 && groups > 0 && heads % groups == 0, kName,
-        "heads: expected a multiple of {} groups, found {} of {}", groups, heads, dim);
-  const std::int64_t of_groups = xbc.size(1) - heads * dim, state = of_groups / (2 * groups);
-  check(state > 0 && of_groups == 2 * groups * state, kName,
-        "xbc: expected {} columns of x, and B and C of {} groups, found {}", heads * dim, groups,
-        xbc.size(1));
-  check(least >= 0 && most > least, kName, "time steps: expected rising limits from 0, found {} {}",
-        least, most);
   Scan s{.xbc = xbc.stride(1) == 1 ? xbc : xbc.contiguous(),
          .dt = dt.to(xbc.scalar_type()).contiguous(),
          .dt_bias = floats(dt_bias),
@@ -76,12 +68,12 @@ Scan checked_scan(const Tensor& xbc, const Tensor& dt, const Tensor& dt_bias, co
          .inputs = {}};
   const std::int64_t documents = s.starts.numel() - 1;
   s.firsts = at::empty({documents + 1}, s.starts.options());
-  s.sizes = {.in = {tokens, documents, s.starts.const_data_ptr<std::int32_t>()},
-             .chunks = tokens / kScanChunk + documents,
-             .heads = heads,
+  s.sizes = {.in = {dims.tokens, documents, s.starts.const_data_ptr<std::int32_t>()},
+             .chunks = dims.tokens / kScanChunk + documents,
+             .heads = dims.heads,
              .dim = dim,
              .groups = groups,
-             .state = state,
+             .state = dims.state,
              .firsts = s.firsts.const_data_ptr<std::int32_t>()};
   s.inputs = {.type = type,
               .dt = s.dt.const_data_ptr(),
@@ -291,10 +283,7 @@ Tensor mamba_scan_cached_cuda(const Tensor& xbc, const Tensor& dt, const Tensor&
       checked_scan(xbc, dt, dt_bias, a_log, d, cu_seqlens, head_dim, groups, least_step, most_step);
   const ScanSizes& z = s.sizes;
   check_beside(state, at::kFloat, xbc, kName, "state");
-  check(state.dim() == 4 && state.is_contiguous() &&
-            state.sizes().slice(1) == at::IntArrayRef({z.heads, z.dim, z.state}),
-        kName, "state: expected contiguous [slots, {}, {}, {}], found {}", z.heads, z.dim, z.state,
-        describe(state));
+  ops::check_scan_state(state, {z.in.tokens, z.heads, z.dim, z.groups, z.state}, kName);
   check(z.state <= kMostState, kName, "state: expected at most {} values a row, found {}",
         kMostState, z.state);
   const Tensor of = check_beside(lengths, at::kInt, xbc, kName, "lengths"),

@@ -5,6 +5,7 @@
 #include "ops/dispatch.h"
 #include "ops/documents.h"
 #include "ops/mamba.h"
+#include "ops/mamba_checks.h"
 #include "ops/simd.h"
 
 namespace qad::ops {
@@ -35,10 +36,7 @@ struct Taps {
 Taps checked_taps(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   check_floats(x, 2, kName, "x");
   check_floats(weight, 3, kName, "weight");
-  check(weight.size(0) == x.size(1) && weight.size(1) == 1 && weight.size(2) >= 1 &&
-            weight.size(2) <= kMostTaps,
-        kName, "weight: expected [{}, 1, 1 to {} taps], found {}", x.size(1), kMostTaps,
-        describe(weight));
+  check_taps(x, weight, kMostTaps, kName);
   if (bias) {
     check_floats(*bias, 1, kName, "bias");
     check_size(bias->size(0), x.size(1), kName, "size of bias");
@@ -169,8 +167,7 @@ Tensor causal_conv_cached_cpu(const Tensor& x, const Tensor& weight,
   const Taps taps = checked_taps(x, weight, bias);
   const std::int64_t tokens = x.size(0), cols = x.size(1), past = taps.count - 1;
   check_floats(state, 3, kName, "state");
-  check(state.is_contiguous() && state.size(1) == past && state.size(2) == cols, kName,
-        "state: expected contiguous [slots, {}, {}], found {}", past, cols, describe(state));
+  check_conv_state(state, past, cols, kName);
   const Documents documents = checked_documents(cu_seqlens, tokens, tokens, kName);
   const Continued from = checked_slots(lengths, slots, state.size(0), documents, kName);
   const Tensor in = with_rows(x);

@@ -7,6 +7,7 @@
 #include "ops/dispatch.h"
 #include "ops/documents.h"
 #include "ops/mamba.h"
+#include "ops/mamba_checks.h"
 #include "ops/mamba_scan_kernel.h"
 #include "ops/tasks.h"
 
@@ -18,13 +19,11 @@ using at::Tensor;
 constexpr const char* kName = "mamba_scan";
 
 // An operator's inputs, checked, and A and the time steps made of them.
-struct Scan {
-  std::int64_t tokens, heads, dim, groups, state;
+struct Scan : ScanDims {
   double least, most;
   Tensor xbc, dt, dt_bias, d;
   Tensor a, steps;  // [heads], [T, heads]
 
-  std::int64_t inner() const { return heads * dim; }
   std::int64_t group_heads() const { return heads / groups; }
 
   // Tokens [first, first + n) and the heads of a group.
@@ -56,25 +55,12 @@ Scan checked_scan(const Tensor& xbc, const Tensor& dt, const Tensor& dt_bias, co
                   double most) {
   check_floats(xbc, 2, kName, "xbc");
   check_floats(dt, 2, kName, "dt");
-  const std::int64_t tokens = xbc.size(0), heads = dt.size(1);
-  check_size(dt.size(0), tokens, kName, "rows of dt");
+  const ScanDims dims = checked_scan_dims(xbc, dt, dim, groups, least, most, kName);
   for (const auto& [t, name] : {std::pair(&dt_bias, "dt_bias"), {&a_log, "a_log"}, {&d, "d"}}) {
     check_floats(*t, 1, kName, name);
-    check_size(t->size(0), heads, kName, fmt::format("size of {}", name));
+    check_size(t->size(0), dims.heads, kName, fmt::format("size of {}", name));
   }
-  check(dim > 0 && groups > 0 && heads % groups == 0, kName,
-        "heads: expected a multiple of {} groups, found {} of {}", groups, heads, dim);
-  const std::int64_t of_groups = xbc.size(1) - heads * dim, state = of_groups / (2 * groups);
-  check(state > 0 && of_groups == 2 * groups * state, kName,
-        "xbc: expected {} columns of x, and B and C of {} groups, found {}", heads * dim, groups,
-        xbc.size(1));
-  check(least >= 0 && most > least, kName, "time steps: expected rising limits from 0, found {} {}",
-        least, most);
-  Scan s{tokens,
-         heads,
-         dim,
-         groups,
-         state,
+  Scan s{dims,
          least,
          most,
          xbc.stride(1) == 1 ? xbc : xbc.contiguous(),
@@ -82,14 +68,16 @@ Scan checked_scan(const Tensor& xbc, const Tensor& dt, const Tensor& dt_bias, co
          dt_bias.contiguous(),
          d.contiguous(),
          a_log.exp().neg_().contiguous(),
-         at::empty({tokens, heads}, dt.options())};
+         at::empty({dims.tokens, dims.heads}, dt.options())};
   const float *raw = s.dt.const_data_ptr<float>(), *bias = s.dt_bias.const_data_ptr<float>();
   float* to = s.steps.data_ptr<float>();
   const auto low = static_cast<float>(least), high = static_cast<float>(most);
-  parallel_for(0, tokens, row_grain(32 * heads), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(0, s.tokens, row_grain(32 * s.heads), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t)
-      for (std::int64_t h = 0; h < heads; ++h)
-        to[t * heads + h] = std::clamp(softplus(raw[t * heads + h] + bias[h]), low, high);
+      for (std::int64_t h = 0; h < s.heads; ++h) {
+        const std::int64_t i = t * s.heads + h;
+        to[i] = std::clamp(softplus(raw[i] + bias[h]), low, high);
+      }
   });
   return s;
 }
@@ -172,10 +160,7 @@ Tensor mamba_scan_cached_cpu(const Tensor& xbc, const Tensor& dt, const Tensor& 
                              double most_step) {
   const Scan s = checked_scan(xbc, dt, dt_bias, a_log, d, head_dim, groups, least_step, most_step);
   check_floats(state, 4, kName, "state");
-  check(
-      state.is_contiguous() && state.sizes().slice(1) == at::IntArrayRef({s.heads, s.dim, s.state}),
-      kName, "state: expected contiguous [slots, {}, {}, {}], found {}", s.heads, s.dim, s.state,
-      describe(state));
+  check_scan_state(state, s, kName);
   const Documents documents = checked_documents(cu_seqlens, s.tokens, s.tokens, kName);
   const Continued from = checked_slots(lengths, slots, state.size(0), documents, kName);
   Tensor y = at::empty({s.tokens, s.inner()}, xbc.options());
