@@ -10,6 +10,7 @@
 #include <map>
 #include <utility>
 
+#include "checkpoint/fp8.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "core/error.h"
 #include "models/device_copy.h"
@@ -40,6 +41,28 @@ std::unique_ptr<LinearQuant> quant_of(const checkpoint::Nvfp4Weight& w) {
   auto quant = std::make_unique<LinearQuant>();
   quant->weight_global = w.global_scale;
   quant->input_global = w.input_scale;
+  return quant;
+}
+
+// The scales of a matrix in FP8 whose parts have one each and share that of their input; else its
+// parts are plain values, as a teacher's.
+std::unique_ptr<LinearQuant> fp8_quant_of(const checkpoint::Checkpoint& c, const Parameter& p) {
+  std::unique_ptr<LinearQuant> quant;
+  for (const Part& part : p.parts) {
+    const auto t = c.tensors.find(part.name);
+    if (t == c.tensors.end() || !t->second.fp8) return nullptr;
+    const checkpoint::Fp8Weight& w = *t->second.fp8;
+    if (!w.quantizes_inputs()) return nullptr;
+    if (!quant) {
+      quant = std::make_unique<LinearQuant>();
+      quant->precision = ops::Precision::fp8;
+      quant->weight_global = w.scales.front();
+      quant->input_global = w.input_scale;
+    } else if (*quant->input_global != *w.input_scale) {
+      return nullptr;
+    }
+    quant->weight_global = std::max(quant->weight_global, w.scales.front());
+  }
   return quant;
 }
 
@@ -194,6 +217,7 @@ class Reader {
       nvfp4.push_back(find_nvfp4(c_, linear_name(part)));
       if (nvfp4.back() && !l.quant) l.quant = quant_of(*nvfp4.back());
     }
+    if (!l.quant) l.quant = fp8_quant_of(c_, l.weight);
     if (placement_.packs_weights) return pack(c_, l.weight, nvfp4, jobs_);
     std::size_t next = 0;
     parts(l.weight, [&](const Part& part, const at::Tensor& rows) {
