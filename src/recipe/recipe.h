@@ -148,10 +148,11 @@ void for_each_key(R& r, F&& f) {
   f("quantize.smoothing", r.quantize.smoothing, "",
     "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
   f("quantize.bits", r.quantize.bits, "",
-    "mean bits of the weights that the policy quantises, 4.5 to 16: those whose quantisation "
-    "costs the most KL stay BF16; 0: all are quantised");
+    "mean bits of the weights that the policy quantises, 4.5 to 16: each gets NVFP4, FP8 (formats "
+    "modelopt, compressed-tensors and hf-bf16, with quantised inputs) or BF16 so that their KLs "
+    "sum to the least; 0: as the policy says");
   f("quantize.sensitivity_tokens", r.quantize.sensitivity_tokens, ">0",
-    "of the calibration data, on which that KL is measured");
+    "of the calibration data, on which these KLs are measured");
 
   f("calibration.data", r.calibration.data, "",
     "file to calibrate on (scales, Hessians, transformations, bits); empty: the first training "

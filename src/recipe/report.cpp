@@ -98,7 +98,8 @@ report::Run report_of(const Outcome& o) {
   if (!o.benchmarks.empty()) run.benchmarks = compare(o.benchmarks);
   for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
   for (const auto& s : o.sensitivities)
-    run.sensitivities.push_back({s.kind, s.layer, s.patterns, s.weights, s.kl, s.quantised});
+    run.sensitivities.push_back({s.kind, s.layer, s.patterns, s.weights, s.kl, s.kl_fp8,
+                                 std::string(quantize::name_of(s.format)), s.format != s.least});
   run.bits = o.bits;
   for (const auto& row : o.coverage)
     run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,

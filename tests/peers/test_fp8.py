@@ -139,3 +139,27 @@ def test_formats_without_fp8_are_refused_before_the_work(tokenizer_files, tmp_pa
     assert "FP8 weights are BF16" in qad("convert", tmp_path / "m", tmp_path / "m.gguf", "--format", "gguf")
     error = qad("quantize", tmp_path / "m", "-o", tmp_path / "no", *CALIB, ok=False)
     assert "is already quantised" in error and "hf-bf16" in error
+
+
+def test_a_budget_of_bits_chooses_among_three(tokenizer_files, tmp_path):
+    """And QAD of the mixture brings it nearer to the teacher; what was chosen stands in the result, as rules too."""
+    (tmp_path / "train.txt").write_text(TEXT.read_text()[:60000])
+    run = tmp_path / "run"
+    qad("distill", tokenizer_files, "-o", run, "--quantize.bits", 6, "--data.train", tmp_path / "train.txt", "--data.test",
+        tmp_path / "train.txt", "--data.max_test_documents", 8, "--train.steps", 12, "--train.seq_len", 96,
+        "--train.batch_sequences", 4, "--train.warmup_steps", 1, "--train.learning_rate", 2e-4, "--calibration.sequences", 4)
+    result = json.loads((run / "result.json").read_text())
+    assert 0 < result["student"]["kl"] < result["ptq"]["kl"]
+    mixed = result["mixed_precision"]
+    bits = {"NVFP4": 4.5, "FP8": 8, "BF16": 16}
+    assert {g["format"] for g in mixed["groups"]} >= {"NVFP4", "FP8"}
+    assert all(0 < g["kl_fp8"] < g["kl"] for g in mixed["groups"])
+    weights = sum(g["weights"] for g in mixed["groups"])
+    assert abs(sum(g["weights"] * bits[g["format"]] for g in mixed["groups"]) / weights - mixed["bits"]) < 1e-9
+    assert 5.5 < mixed["bits"] <= 6
+    qad("verify", run / "checkpoint")
+    tensors, tied = tensors_of(run / "checkpoint"), {r["pattern"]: r for r in mixed["rules"]}
+    for name, rule in tied.items():
+        wanted = torch.float8_e4m3fn if rule.get("format") == "fp8" else torch.bfloat16
+        assert rule["quantize"] == (wanted == torch.float8_e4m3fn) and tensors[name + ".weight"].dtype == wanted
+    assert "in FP8" in (run / "report.html").read_text()
