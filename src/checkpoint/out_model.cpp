@@ -108,6 +108,7 @@ void values_of(const OutWeight& w, float* out) {
     return;
   }
   if (w.fp8) {
+    if (n == 0) return;
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(n));
     w.fp8->fill(codes.data());
     const std::vector<float> scales =

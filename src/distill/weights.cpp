@@ -51,6 +51,9 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
     const at::Tensor d = step_sizes(scales, quants_[i]->weight_global);
     steps_[i] = {d, at::zeros_like(d), at::zeros_like(d)};
   }
+  check(!config.learn_scales ||
+            std::ranges::any_of(steps_, [](const Steps& s) { return s.d.defined(); }),
+        "train", "learn_scales: no weight is NVFP4, and others have no block scales to learn");
   // A split master of more bits than BF16 may have been rounded to another side than the value.
   if (config.split_masters) publish();
 }

@@ -134,6 +134,16 @@ void check_finite(const std::vector<Parameter*>& which, const fs::path& path) {
 
 using Nvfp4Parts = std::vector<std::optional<checkpoint::Nvfp4Weight>>;
 
+// Whether BF16 holds its values: FP8's under powers of two, which have 4 significand bits.
+bool is_bf16(const checkpoint::Tensor& t) {
+  const auto is_power = [](float scale) {
+    int exponent = 0;
+    return std::frexp(scale, &exponent) == 0.5f && exponent > -100;
+  };
+  return t.dtype == checkpoint::DType::bf16 ||
+         (t.fp8 && std::ranges::all_of(t.fp8->scales, is_power));
+}
+
 // The precision that holds all parts of a matrix, of which those of `nvfp4` are quantised.
 ops::Stored stored_of(const checkpoint::Checkpoint& c, const Parameter& p,
                       const Nvfp4Parts& nvfp4) {
@@ -141,7 +151,7 @@ ops::Stored stored_of(const checkpoint::Checkpoint& c, const Parameter& p,
   for (std::size_t i = 0; i < p.parts.size(); ++i) {
     const bool quantised = i < nvfp4.size() && nvfp4[i];
     all_nvfp4 &= quantised;
-    all_bf16 &= !quantised && c.at(p.parts[i].name).dtype == checkpoint::DType::bf16;
+    all_bf16 &= !quantised && is_bf16(c.at(p.parts[i].name));
   }
   return all_nvfp4 ? ops::Stored::nvfp4 : all_bf16 ? ops::Stored::bf16 : ops::Stored::fp32;
 }

@@ -155,6 +155,16 @@ void check_rules(const models::Model& model, const Policy& policy) {
           rule.pattern, model.placement.device.str());
   }
   check_experts(model, policy);
+  const auto in = [&](ops::Precision precision) {
+    return std::ranges::any_of(models::linears(model), [&](const models::Linear* l) {
+      const Verdict v = decide(policy, *l, layers);
+      return v.quantize && v.precision == precision;
+    });
+  };
+  check(
+      !policy.by_hessians() || in(ops::Precision::nvfp4) || !in(ops::Precision::fp8), "quantize",
+      "policy: weight_scales: hessian and rounding: gptq are for NVFP4, and every quantised linear "
+      "is FP8; choose max and nearest");
 }
 
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy) {

@@ -38,7 +38,7 @@ bool by_hessians(const Recipe& r) {
 }  // namespace
 
 bool format_has_fp8(const Recipe& r) {
-  return r.format == "modelopt" || r.format == "compressed-tensors" || r.format == "hf-bf16";
+  return r.format != "gguf" && r.format != "gguf-q8_0" && r.format != "mlx";
 }
 
 void check_precisions(const Recipe& r) {
@@ -49,7 +49,7 @@ void check_precisions(const Recipe& r) {
           rule.pattern);
     check(format_has_fp8(r), "recipe",
           "quantize.rules: {}: {} has no weights in FP8: what was trained would be shipped as "
-          "something else; write modelopt, compressed-tensors or hf-bf16",
+          "something else; write modelopt, compressed-tensors, hf-bf16 or gguf-bf16",
           rule.pattern, r.format);
     check(r.device == "cpu", "recipe", "quantize.rules: {}: format: fp8 is for device: cpu so far",
           rule.pattern);

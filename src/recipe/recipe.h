@@ -148,8 +148,9 @@ void for_each_key(R& r, F&& f) {
   f("quantize.smoothing", r.quantize.smoothing, "",
     "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
   f("quantize.bits", r.quantize.bits, "",
-    "mean bits of the weights that the policy quantises, 4.5 to 16: each gets NVFP4, FP8 (formats "
-    "modelopt, compressed-tensors and hf-bf16, with quantised inputs) or BF16 so that their KLs "
+    "mean bits of the weights that the policy quantises, 4.5 to 16: each gets NVFP4, FP8 (where "
+    "inputs "
+    "are quantised, and not for formats gguf, gguf-q8_0 and mlx) or BF16 so that their KLs "
     "sum to the least; 0: as the policy says");
   f("quantize.sensitivity_tokens", r.quantize.sensitivity_tokens, ">0",
     "of the calibration data, on which these KLs are measured");
@@ -252,7 +253,7 @@ void set_key(Recipe& recipe, const std::string& key, const std::string& value,
 void set_assignment(Recipe& recipe, const std::string& assignment);
 // Whether the teacher writes what is learned from.
 bool is_data_free(const Recipe& recipe);
-// Whether its format holds weights in FP8, or their values.
+// Whether its format holds weights in FP8, or their values in BF16.
 bool format_has_fp8(const Recipe& recipe);
 // Throws Error for rules that ask for FP8 where the format or the device has none.
 void check_precisions(const Recipe& recipe);

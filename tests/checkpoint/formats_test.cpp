@@ -325,6 +325,18 @@ TEST(Fp8, IsReadByItsScales) {
   }
 }
 
+TEST(Fp8, OfNoRowsHasNoValues) {
+  Folder f;
+  f.add("x.weight", "F8_E4M3", {0, 2}, "");
+  f.add_f32("x.weight_scale", {0}, {});
+  const Checkpoint c = f.opened({{"quant_method", "modelopt"}, {"quant_algo", "FP8"}});
+  const OutModel m = out_model(c, {});
+  ASSERT_EQ(m.weights.size(), 1u);
+  float none = 7;
+  values_of(m.weights[0], &none);
+  EXPECT_EQ(none, 7);
+}
+
 TEST(Fp8, TilesOf128HaveAScaleEach) {
   constexpr std::int64_t kRows = 130, kCols = 257;
   Folder f;

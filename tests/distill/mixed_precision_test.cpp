@@ -101,6 +101,18 @@ TEST(MixedPrecision, ResumesToTheSameBytes) {
   }
 }
 
+TEST(MixedPrecision, WithoutBlocksThereAreNoScalesToLearn) {
+  Mixed pair(tiny_config(), true, "*_proj");
+  TrainConfig config = tiny_train();
+  config.learn_scales = true;
+  try {
+    run(pair, config);
+    ADD_FAILURE() << "learned nothing";
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("no weight is NVFP4"));
+  }
+}
+
 TEST(MixedPrecision, LearnedScalesAreThoseOfBlocks) {
   Mixed pair(tiny_config(), true);
   std::vector<at::Tensor> before;

@@ -1,5 +1,5 @@
 """FP8 beside NVFP4: scales and values against ModelOpt's own quantiser, logits against Transformers with compressed-tensors."""
-import json, shutil
+import copy, json, shutil
 
 import modelopt.torch.quantization as mtq
 import pytest
@@ -9,7 +9,7 @@ from modelopt.torch.quantization.qtensor.fp8_tensor import FP8QTensor
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from conftest import ROOT, TEXT, deployed, qad
+from conftest import TEXT, deployed, qad
 from test_formats import CALIB, logits_of, same_bits, tensors_of, transformers_logits
 
 TEXTS = TEXT.read_text()[:4000].split(". ")[:20]
@@ -36,6 +36,7 @@ def test_scales_and_values_are_modelopts(tiny, tmp_path):
     qad("verify", out)
     tensors, tokenizer = load_file(out / "model.safetensors"), AutoTokenizer.from_pretrained(folder)
     ids = [tokenizer(text).input_ids for text in TEXTS]
+    model = copy.deepcopy(model)  # which other tests read
     mtq.quantize(model, mtq.FP8_DEFAULT_CFG, lambda m: [m(torch.tensor([one])) for one in ids])
     modules, checked = dict(model.named_modules()), 0
     for prefix, group in [(f"model.layers.{i}.{a}.", parts) for i in range(2) for a, parts in
@@ -139,6 +140,14 @@ def test_formats_without_fp8_are_refused_before_the_work(tokenizer_files, tmp_pa
     assert "FP8 weights are BF16" in qad("convert", tmp_path / "m", tmp_path / "m.gguf", "--format", "gguf")
     error = qad("quantize", tmp_path / "m", "-o", tmp_path / "no", *CALIB, ok=False)
     assert "is already quantised" in error and "hf-bf16" in error
+
+
+def test_a_budget_for_a_format_without_fp8_is_of_two(tokenizer_files, tmp_path):
+    run = tmp_path / "run"
+    qad("distill", tokenizer_files, "-o", run, "--method", "ptq", "--format", "gguf", "--quantize.bits", 6, "--data.test",
+        TEXT, "--data.max_test_documents", 2, "--train.seq_len", 96, "--calibration.data", TEXT, "--calibration.sequences", 2)
+    groups = json.loads((run / "result.json").read_text())["mixed_precision"]["groups"]
+    assert {(g["format"], g["kl_fp8"]) for g in groups} == {("NVFP4", None), ("BF16", None)}
 
 
 def test_a_budget_of_bits_chooses_among_three(tokenizer_files, tmp_path):

@@ -165,6 +165,10 @@ TEST_P(Fp8Models, AreReadAsTheyWereWritten) {
       EXPECT_TRUE(at::equal(a[p]->value, b[p]->value)) << a[p]->parts.front().name;
     if (exact) {
       EXPECT_TRUE(at::equal(logits(again), want));
+      // What writes texts keeps the weights packed, in BF16 where that holds them.
+      models::Placement packs;
+      packs.packs_weights = true;
+      EXPECT_TRUE(at::equal(logits(models::load(read, packs)), want));
     }
     // Back in ModelOpt's layout: the same bytes of FP8, and of all where nothing was inverted.
     const auto back =
@@ -322,6 +326,10 @@ TEST(Fp8Models, PoliciesThatCannotBeAreErrors) {
   expert.rules.push_back(fp8("*.experts.1.*"));
   EXPECT_THAT(error(expert, models::load(source("nemotron_h_experts"))),
               HasSubstr("experts of a layer must be quantised together"));
+  Policy nothing_left = preset("nvfp4");
+  nothing_left.rules.push_back(fp8("*_proj"));
+  nothing_left.rounding = Rounding::gptq;
+  EXPECT_THAT(error(nothing_left, model), HasSubstr("every quantised linear is FP8"));
   models::Model on_gpu = models::build(model.config);
   on_gpu.placement.device = at::kCUDA;
   EXPECT_THAT(error(mixed(), on_gpu), HasSubstr("made on a CPU so far, found cuda"));
