@@ -1,6 +1,6 @@
 // FP8 (E4M3) under one scale a tensor, for linears beside NVFP4's: value = e4m3(x / scale) * scale,
-// nearest even, saturating at 448. Of PyTorch's own operators, as an FP8 cache's rounding is
-// (fake_quantize_cache): nvfp4::e4m3_encode gives the same codes, and tests hold one to the other.
+// nearest even, saturating at 448. An FP8 cache's rounding (fake_quantize_cache) is this one;
+// nvfp4::e4m3_encode and PyTorch's cast give the same codes, and tests hold them to each other.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,7 +23,7 @@ constexpr std::string_view name_of(Precision p) {
 // BF16. 1 for amax 0.
 float fp8_scale(float amax, nvfp4::GlobalScale rule);
 
-// The FP32 values above; `scale` is an FP32 tensor that broadcasts.
+// The FP32 values above; `scale` is one FP32 number where x is.
 at::Tensor through_e4m3(const at::Tensor& x, const at::Tensor& scale);
 
 // Of x [T, K] with one scale, in x's type. The gradient passes straight through, where values

@@ -130,7 +130,7 @@ void for_each_key(R& r, F&& f) {
   f("quantize.keep_first", r.quantize.keep_first, "", "first layers left in BF16");
   f("quantize.keep_last", r.quantize.keep_last, "", "last layers left in BF16");
   f("quantize.global_scale", r.quantize.global_scale, "pow2|amax",
-    "power of two, exact in BF16; or ModelOpt's amax/2688");
+    "power of two, exact in BF16; or ModelOpt's amax/2688, of FP8 amax/448");
   f("quantize.weight_scales", r.quantize.weight_scales, "max|mse|four_over_six|hessian",
     "how a block of 16 weights gets its scale; hessian: least error of the results (on a CPU)");
   f("quantize.rounding", r.quantize.rounding, "nearest|gptq",

@@ -54,6 +54,18 @@ TEST(Fp8, RoundsToTheNearestValueAndTiesToEven) {
       wrong += nvfp4::e4m3_decode(nvfp4::e4m3_encode(from)) * scale != got;
     }
     EXPECT_EQ(wrong, 0) << scale;
+    // As other devices do it.
+    const Tensor s = at::tensor(scale);
+    EXPECT_TRUE(
+        at::equal(y, x.div(s).clamp(-448, 448).to(at::kFloat8_e4m3fn).to(at::kFloat).mul(s)));
+  }
+}
+
+TEST(Fp8, NansStay) {
+  for (const std::uint32_t bits : {0x7FC00000u, 0x7FFFFFFFu, 0xFFFFFFFFu, 0x7F800001u}) {
+    const Tensor y = through_e4m3(at::tensor({std::bit_cast<float>(bits), 1.0f}), at::tensor(1.0f));
+    EXPECT_TRUE(std::isnan(y[0].item<float>())) << bits;
+    EXPECT_EQ(y[1].item<float>(), 1.0f);
   }
 }
 
