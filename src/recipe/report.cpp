@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <ctime>
+#include <set>
 
 #include "checkpoint/out_model.h"
 #include "core/console.h"
@@ -176,10 +177,16 @@ std::string summary(const Outcome& o) {
   std::string text = fmt::format("\n{}", report::metrics_table(run));
   if (!run.benchmarks.rows.empty()) text += "\n" + report::benchmark_table(run.benchmarks);
   for (const Sample& s : o.samples) text += fmt::format("\n{}: {}\n", s.label, s.text);
-  text += fmt::format("\n{} parameters: {} in BF16, {} in NVFP4",
+  std::set<std::string_view> formats;
+  for (const auto& row : o.coverage)
+    if (row.quantized) formats.insert(quantize::format_of(row));
+  text += fmt::format("\n{} parameters: {} in BF16, {} in {}",
                       human_count(static_cast<double>(o.parameters)),
                       human_bytes(static_cast<double>(o.bytes_before)),
-                      human_bytes(static_cast<double>(o.bytes_after)));
+                      human_bytes(static_cast<double>(o.bytes_after)),
+                      formats.empty()       ? "BF16"
+                      : formats.size() == 1 ? *formats.begin()
+                                            : "NVFP4 and FP8");
   if (o.training.seconds > 0)
     text += fmt::format("; {} tokens in {} ({} tokens/s)",
                         human_count(static_cast<double>(o.training.tokens)),
