@@ -43,11 +43,11 @@ target_link_options(qad_cuda PRIVATE "-Wl,-rpath,${torch_lib}" "-Wl,--disable-ne
 
 file(GLOB sources CONFIGURE_DEPENDS "tests/cuda/*.cpp")
 add_executable(test_cuda EXCLUDE_FROM_ALL ${sources})
-target_link_libraries(test_cuda PRIVATE qad_ops GTest::gtest ${CMAKE_DL_LIBS})
+# The whole of qad_ops: operators are called by name, so that the linker sees no use of them.
+target_link_libraries(test_cuda PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,qad_ops>" GTest::gtest ${CMAKE_DL_LIBS})
 target_include_directories(test_cuda PRIVATE tests)
 target_precompile_headers(test_cuda REUSE_FROM test_torch_pch)
-add_executable(bench_cuda EXCLUDE_FROM_ALL bench/cuda/operators.cpp bench/cuda/optimizer.cpp)
-# The whole of qad_ops: operators are called by name, so that the linker sees no use of them.
+add_executable(bench_cuda EXCLUDE_FROM_ALL bench/cuda/operators.cpp bench/cuda/hybrid.cpp bench/cuda/optimizer.cpp)
 target_link_libraries(bench_cuda PRIVATE "$<LINK_LIBRARY:WHOLE_ARCHIVE,qad_ops>" "${torch_lib}/libc10_cuda.so"
   "${CMAKE_CUDA_COMPILER_LIBRARY_ROOT}/lib64/libcudart.so" ${CMAKE_DL_LIBS})
 target_include_directories(bench_cuda SYSTEM PRIVATE "${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES}")

@@ -79,5 +79,7 @@ inline void line(const Card& card, const char* name, double bytes, double flops,
 
 // Optimiser steps: optimizer.cpp.
 void optimizer(const Card& card);
+// What hybrids add: hybrid.cpp.
+void hybrid(const Card& card);
 
 }  // namespace qad::bench

@@ -187,6 +187,7 @@ int main(int argc, char** argv) {
   }
   tables(card);
   products(card);
+  hybrid(card);
   for (const Model& m : {middle, large})
     for (const std::int64_t document : {1024, 4096})
       for (const std::int64_t more : {0, 1}) attention(card, m, document, document + more);

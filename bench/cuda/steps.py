@@ -12,6 +12,7 @@ PEER = pathlib.Path(__file__).with_name("peer_step.py")
 # (shape, sequences a step, tokens a sequence, flags of ours)
 STEPS = [("smollm2-135m", 16, 1024, []), ("qwen2-0.5b", 4, 4096, []), ("qwen2-1.5b", 2, 4096, []),
          ("qwen2-7b", 1, 4096, ["--optimizer-states", "bf16", "--gradients", "bf16"]),
+         ("nemotron-h-0.9b", 4, 4096, []),
          ("llama3-8b", 2, 4096, ["--optimizer-states", "int8", "--gradients", "bf16", "--micro-sequences", "2"])]
 
 

@@ -14,10 +14,13 @@ struct Format {
   unsigned long long* clipped;
 };
 
-inline Format format_of(const Quantization& q) {
+__host__ __device__ inline Format format_of(float global, std::int64_t* clipped = nullptr) {
   // A little above 2688 * global: the amax that global was made from must not count as clipped.
-  const float limit = nvfp4::kE2M1Max * (nvfp4::kE4M3Max * q.global) * (1.0f + 0x1p-21f);
-  return {q.global, limit, reinterpret_cast<unsigned long long*>(q.clipped)};
+  const float limit = nvfp4::kE2M1Max * (nvfp4::kE4M3Max * global) * (1.0f + 0x1p-21f);
+  return {global, limit, reinterpret_cast<unsigned long long*>(clipped)};
+}
+inline Format format_of(const Quantization& q) {
+  return format_of(q.global, q.clipped);
 }
 
 // Adds what a thread counted: at the end of a kernel, since additions to one place take turns.

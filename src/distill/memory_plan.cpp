@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "ops/mamba_scan_kernel.h"
 
 namespace qad::distill {
 
@@ -185,6 +186,25 @@ std::int64_t passing_per_token(const models::ModelConfig& config) {
   return most;
 }
 
+// What a GPU's scan keeps at its worst, bytes a token: FP32 in chunks, of x seven times as much (x,
+// x with its decay, the same of dy, two products with states and x's gradient), of B and C these
+// and their gradients, two matrices of pairs for each group, and what enters and leaves a chunk of
+// states. The matrices of heads' pairs have gone when products with states come.
+double scan_per_token(const models::ModelConfig& config) {
+  constexpr double kChunk = ops::kScanChunk;
+  double most = 0;
+  for (const models::LayerConfig& layer : config.layers) {
+    if (!layer.mamba) continue;
+    const models::MambaConfig& m = *layer.mamba;
+    const double inner = static_cast<double>(m.inner()), heads = static_cast<double>(m.heads);
+    const double state = static_cast<double>(m.state), groups = static_cast<double>(m.groups);
+    const double of_states = 2 * inner * state / kChunk, pairs = 2 * kChunk * groups;
+    const double values = std::max(7 * inner, 5 * inner + 2 * kChunk * heads);
+    most = std::max(most, kFloat * (values + 4 * groups * state + pairs + of_states + 7 * heads));
+  }
+  return most;
+}
+
 // Masters that are held while training goes on; those of the last step come when the rest is gone.
 double kept_while_training(const TrainConfig& config) {
   if (!config.state_folder.empty() || config.validate_every <= 0) return 0;
@@ -276,7 +296,9 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   // QAT evaluates with a teacher and trains without.
   const bool both = teacher != nullptr && config.loss.divergences() > 0;
   const double hidden_states = 3 * tokens * hidden * bytes.value;  // both models', and the gradient
-  const double passing = static_cast<double>(passing_per_token(student)) * tokens * bytes.value;
+  const double passing = (static_cast<double>(passing_per_token(student)) * bytes.value +
+                          (gpu ? scan_per_token(student) : 0)) *
+                         tokens;
   Peak worst;
   const auto less = [](const Peak& a, const Peak& b) { return a.total() < b.total(); };
   if (gpu) {

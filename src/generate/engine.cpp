@@ -260,7 +260,8 @@ bool Engine::only_writes(const std::vector<Share>& shares) const {
 
 NextLogits Engine::write_on(const std::vector<Share>& shares) {
   std::vector<RecordedPasses::Text> texts;
-  for (const auto& [s, tokens] : shares) texts.push_back({s->tokens.back(), s->cached, s->pages});
+  for (const auto& [s, tokens] : shares)
+    texts.push_back({s->tokens.back(), s->cached, s->pages, s->slot});
   return recorded_->run(texts);
 }
 

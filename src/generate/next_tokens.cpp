@@ -26,9 +26,9 @@ std::int64_t numbers_rounded_up(std::int64_t texts) {
                     : (texts + step - 1) / step * step;
 }
 
-// A pass's inputs one behind the other: int64 ids and positions, int32 lengths and pages.
+// A pass's inputs one behind the other: int64 ids and positions, int32 lengths, slots and pages.
 struct Inputs {
-  at::Tensor ids, positions, lengths, pages;
+  at::Tensor ids, positions, lengths, slots, pages;
   Inputs(const at::Tensor& bytes, std::int64_t texts, std::int64_t pages_each) {
     std::int64_t at = 0;
     const auto next = [&](std::int64_t count, at::ScalarType type) {
@@ -39,10 +39,11 @@ struct Inputs {
     ids = next(texts, at::kLong);
     positions = next(texts, at::kLong);
     lengths = next(texts, at::kInt);
+    slots = next(texts, at::kInt);
     pages = next(texts * pages_each, at::kInt).view({texts, pages_each});
   }
   static std::int64_t bytes(std::int64_t texts, std::int64_t pages_each) {
-    return texts * (8 + 8 + 4 + 4 * pages_each);
+    return texts * (8 + 8 + 4 + 4 + 4 * pages_each);
   }
 };
 
@@ -111,6 +112,7 @@ RecordedPasses::Pass RecordedPasses::record(std::int64_t texts, std::int64_t pag
   t.tokens.cu_seqlens = at::arange(texts + 1, at::TensorOptions().dtype(at::kInt).device(device));
   t.tokens.longest = 1;
   t.lengths = in.lengths;
+  t.slots = in.slots;
   t.pages = in.pages;
   t.longest = pages * cache_.page_tokens;
   models::reserve_positions(model_, t.longest);
@@ -134,10 +136,11 @@ NextLogits RecordedPasses::run(const std::vector<Text>& texts) {
   const Inputs in(pass.here, rows, pages);
   for (std::int64_t r = 0; r < rows; ++r) {
     const bool real = r < static_cast<std::int64_t>(texts.size());
-    const Text text = real ? texts[static_cast<std::size_t>(r)] : Text{0, 0, {&spare_, 1}};
+    const Text text = real ? texts[static_cast<std::size_t>(r)] : Text{0, 0, {&spare_, 1}, -1};
     in.ids.data_ptr<std::int64_t>()[r] = text.id;
     in.positions.data_ptr<std::int64_t>()[r] = text.position;
     in.lengths.data_ptr<std::int32_t>()[r] = static_cast<std::int32_t>(text.position + 1);
+    in.slots.data_ptr<std::int32_t>()[r] = text.slot;
     std::copy(text.pages.begin(), text.pages.end(), in.pages.data_ptr<std::int32_t>() + r * pages);
   }
   pass.there.copy_(pass.here, /*non_blocking=*/true);

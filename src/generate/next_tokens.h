@@ -53,6 +53,7 @@ class RecordedPasses {
     text::TokenId id;       // the new token
     std::int64_t position;  // its own
     std::span<const Pages::Page> pages;
+    std::int32_t slot;  // of its states; below 0: of no text, and whatever reads them is NaN
   };
   // Valid until the next call.
   NextLogits run(const std::vector<Text>& texts);

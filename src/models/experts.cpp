@@ -43,9 +43,9 @@ at::Tensor shared_counters(const Linears& linears, const at::TensorOptions& opti
   return fresh;
 }
 
-// How the inputs of an expert's linear, each of `cols` values, are quantised; absent: not at all.
+// How `rows` inputs of an expert's linear are quantised; absent: not at all.
 std::optional<ops::GroupQuantizer> quantizer(const Linears& linears, const at::Tensor& offsets,
-                                             bool again) {
+                                             std::int64_t rows, bool again) {
   const Linear& one = *linears.front();
   const auto quantised = [](const Linear& l) { return l.quant && l.quant->input_global; };
   for (const Linear* l : linears)
@@ -61,16 +61,15 @@ std::optional<ops::GroupQuantizer> quantizer(const Linears& linears, const at::T
     q.clipped = at::zeros({static_cast<std::int64_t>(linears.size())}, options);  // for nobody
     return q;
   }
-  const auto* offset = offsets.const_data_ptr<std::int32_t>();
-  for (std::size_t e = 0; e < linears.size(); ++e)
-    linears[e]->quant->seen += (offset[e + 1] - offset[e]) * one.weight.value.size(1);
+  one.quant->seen += rows * one.weight.value.size(1);  // of all: whose they are a GPU knows
   q.clipped = shared_counters(linears, options);
   return q;
 }
 
 void observe(const Observer& observer, const Linears& linears, const at::Tensor& x,
              const at::Tensor& offsets) {
-  const auto* offset = offsets.const_data_ptr<std::int32_t>();
+  const at::Tensor here = offsets.cpu();
+  const auto* offset = here.const_data_ptr<std::int32_t>();
   for (std::size_t e = 0; e < linears.size(); ++e)
     if (const std::int64_t rows = offset[e + 1] - offset[e]; rows > 0)
       observer(*linears[e], x.narrow(0, offset[e], rows));
@@ -78,12 +77,12 @@ void observe(const Observer& observer, const Linears& linears, const at::Tensor&
 
 // make(quantizer or null) gives the rows that these linears read, quantised in the same pass.
 template <class Make>
-at::Tensor input_of(const Linears& linears, const at::Tensor& offsets, const Observer& observer,
+at::Tensor input_of(const Linears& linears, const ops::ExpertOrder& order, const Observer& observer,
                     bool again, Make make) {
-  if (observer) observe(observer, linears, make(nullptr), offsets);
-  const auto q = quantizer(linears, offsets, again);
+  if (observer) observe(observer, linears, make(nullptr), order.offsets);
+  const auto q = quantizer(linears, order.offsets, order.choices.numel(), again);
   if (q && linears.front()->quant->precision == ops::Precision::fp8)
-    return ops::fake_quantize_fp8(make(nullptr), q->globals, offsets, q->clipped);
+    return ops::fake_quantize_fp8(make(nullptr), q->globals, order.offsets, q->clipped);
   return make(q ? &*q : nullptr);
 }
 
@@ -113,7 +112,7 @@ at::Tensor run_experts(const Experts& m, const at::Tensor& x, const at::Tensor& 
       {c.chosen, c.groups, c.chosen_groups, c.normalized, c.scale, c.scores == Scores::softmax});
   const ops::ExpertOrder order = ops::sort_by_expert(routes.experts, c.experts);
   const auto input = [&](const Linears& linears, auto make) {
-    return input_of(linears, order.offsets, observer, again, make);
+    return input_of(linears, order, observer, again, make);
   };
   const at::Tensor rows =
       input(up, [&](const ops::GroupQuantizer* q) { return ops::gather_rows(x, order, q); });

@@ -291,7 +291,6 @@ class Reader {
 
 Model open_model(const checkpoint::Checkpoint& c, const Placement& placement) {
   Model model = build(parse_config(c.config, c.generation_config));
-  check_kernels(model.config, placement.device);
   model.placement = placement;
   const auto wrong = structural_problems(model, c);
   check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),

@@ -56,8 +56,9 @@ struct LinearQuant {
   std::optional<float> input_global;  // input_scale; absent: activations stay unquantised
   nvfp4::BlockScale input_rule = nvfp4::BlockScale::max;  // what serving kernels do
   // The forward pass counts here, so that clipping is reported and not guessed.
-  at::Tensor clipped;  // int64 scalar on the values' device; undefined before the first pass
-  std::int64_t seen = 0;
+  at::Tensor clipped;     // int64 scalar on the values' device; undefined before the first pass
+  std::int64_t seen = 0;  // of a layer's experts the first counts all: which rows are whose is
+                          // known on the device alone
 };
 
 struct Linear {
@@ -200,9 +201,6 @@ using Observer = std::function<void(const Linear&, const at::Tensor& input)>;
 // Sees the keys (rotated) and values of a layer, [T, kv_heads, head_dim], before they are rounded.
 using CacheObserver =
     std::function<void(std::size_t layer, const at::Tensor& keys, const at::Tensor& values)>;
-
-// Throws Error that names the first layer without kernels for `device`.
-void check_kernels(const ModelConfig& config, const at::Device& device);
 
 // Throws Error for tokens that the model does not have. forward() asks it; whoever replays a
 // recorded one must.

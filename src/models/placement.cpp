@@ -55,21 +55,6 @@ std::unique_ptr<Recording> record_work(const at::Device& device,
   return std::unique_ptr<Recording>(record(work));
 }
 
-void check_kernels(const ModelConfig& config, const at::Device& device) {
-  if (device.is_cpu()) return;
-  for (std::size_t i = 0; i < config.layers.size(); ++i) {
-    const LayerConfig& layer = config.layers[i];
-    const bool relu2 = layer.mlp && layer.mlp->activation == Activation::relu2;
-    const char* kind = layer.mamba     ? "a Mamba mixer"
-                       : layer.experts ? "a mixture of experts"
-                       : relu2         ? "a squared ReLU MLP"
-                                       : nullptr;
-    check(kind == nullptr, "device",
-          "{}: layer {} is {}, which is computed on a CPU alone so far; use --device cpu",
-          device.str(), i, kind ? kind : "");
-  }
-}
-
 Placement placement_named(const std::string& device) {
   if (device == "cpu") return {};
   check(device == "cuda", "device", "expected cpu or cuda, found {}", device);

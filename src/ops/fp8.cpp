@@ -132,6 +132,8 @@ Tensor fake_quantize_fp8(const Tensor& x, double scale, const Tensor& clipped) {
 Tensor fake_quantize_fp8(const Tensor& x, const std::vector<double>& scales, const Tensor& offsets,
                          const Tensor& clipped) {
   check_input(x);
+  check(x.is_cpu(), kName, "{}: experts' inputs become FP8 on a CPU so far; use --device cpu",
+        x.device().str());
   const auto experts = static_cast<std::int64_t>(scales.size());
   check_tensor(clipped, at::kLong, 1, kName, "clipped");
   check_size(clipped.size(0), experts, kName, "experts of clipped");
@@ -142,8 +144,7 @@ Tensor fake_quantize_fp8(const Tensor& x, const std::vector<double>& scales, con
       [&] {
         const at::NoGradGuard no_grad;
         const Tensor result = at::empty_like(x, at::MemoryFormat::Contiguous);
-        const Tensor ends = offsets.to(at::kCPU);
-        const auto* end = ends.const_data_ptr<std::int32_t>();
+        const auto* end = offsets.const_data_ptr<std::int32_t>();
         check(end[0] == 0 && end[experts] == x.size(0), kName,
               "offsets: expected 0 to {}, found {} to {}", x.size(0), end[0], end[experts]);
         for (std::int64_t e = 0; e < experts; ++e)

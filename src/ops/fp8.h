@@ -31,7 +31,7 @@ at::Tensor through_e4m3(const at::Tensor& x, const at::Tensor& scale);
 // values beyond 448 * scale.
 at::Tensor fake_quantize_fp8(const at::Tensor& x, double scale, const at::Tensor& clipped);
 // The same of rows that are sorted by expert (experts.h): `scales` and `clipped` [experts] have one
-// of each; offsets int32 [experts + 1].
+// of each; offsets int32 [experts + 1]. On a CPU.
 at::Tensor fake_quantize_fp8(const at::Tensor& x, const std::vector<double>& scales,
                              const at::Tensor& offsets, const at::Tensor& clipped);
 

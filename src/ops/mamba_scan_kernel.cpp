@@ -14,9 +14,7 @@
 namespace qad::ops {
 namespace {
 
-// What is computed of M and then masked grows with it, products with states shrink: 32, 64 and 128
-// took the same time, to what a busy host lets see (heads of 64, states of 128).
-constexpr std::int64_t kChunk = 64;
+constexpr std::int64_t kChunk = kScanChunk;
 
 std::int64_t round_up(std::int64_t n) {
   return (n + 15) / 16 * 16;

@@ -6,6 +6,11 @@
 
 namespace qad::ops {
 
+// Tokens whose part of the scan is a product of matrices, on any device. What is computed of the
+// matrix of a chunk's pairs and then masked grows with it, products with states shrink: on a CPU
+// 32, 64 and 128 took the same time, to what a busy host lets see (heads of 64, states of 128).
+constexpr std::int64_t kScanChunk = 64;
+
 // Token t's x of head h starts at x + t * stride + h * dim, its B and C at b and c + t * stride,
 // its time step is step[t * step_stride + h].
 struct ScanHeads {

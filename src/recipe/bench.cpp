@@ -86,7 +86,6 @@ BenchResult bench(const BenchOptions& options) {
   check(options.recompute_layers <= static_cast<std::int64_t>(shape.layers.size()), "bench",
         "--recompute-layers: the model has {} layers, found {}", shape.layers.size(),
         options.recompute_layers);
-  models::check_kernels(shape, placement.device);
   placement.recomputed_layers = options.recompute_layers;
   quantize::Policy policy = quantize::preset("nvfp4");
   if (!options.quantize) {

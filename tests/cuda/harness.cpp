@@ -12,11 +12,16 @@
 namespace qad::cuda::test {
 namespace {
 
+// The results, and those of a list one after another.
 std::vector<at::Tensor> call(const std::string& name, std::vector<at::IValue> stack) {
   const at::AutoDispatchBelowADInplaceOrView guard;
   c10::Dispatcher::singleton().findSchemaOrThrow(name.c_str(), "").callBoxed(&stack);
   std::vector<at::Tensor> outputs;
-  for (const at::IValue& v : stack) outputs.push_back(v.toTensor());
+  for (const at::IValue& v : stack)
+    if (v.isTensorList())
+      for (const at::Tensor& t : v.toTensorVector()) outputs.push_back(t);
+    else
+      outputs.push_back(v.toTensor());
   return outputs;
 }
 
@@ -78,6 +83,9 @@ Argument values(const std::vector<at::Tensor>& list) {
 }
 Argument changed(const at::Tensor& t) {
   return {t, false, false, true};
+}
+Argument changed_values(const at::Tensor& t) {
+  return {t, true, false, true};
 }
 Argument on_cpu(const at::Tensor& t) {
   return {t, false, true};

@@ -24,8 +24,9 @@ struct Argument {
 };
 Argument values(const at::Tensor& t);
 Argument values(const std::vector<at::Tensor>& list);
-Argument changed(const at::Tensor& t);  // fixed, and changes
-Argument fixed(const at::Tensor& t);    // its type is part of the schema
+Argument changed(const at::Tensor& t);         // fixed, and changes
+Argument changed_values(const at::Tensor& t);  // values, and changes
+Argument fixed(const at::Tensor& t);           // its type is part of the schema
 Argument on_cpu(const at::Tensor& t);
 
 // How far a result may be from the CPU's: |a - e| <= own * 2^-8 |e| + (fp32 * 2^-24 + bf16 * 2^-8)
@@ -68,5 +69,7 @@ std::vector<Case> attention_cases();
 std::vector<Case> paged_attention_cases();
 std::vector<Case> head_cases();
 std::vector<Case> optimizer_cases();
+std::vector<Case> mamba_cases();
+std::vector<Case> expert_cases();
 
 }  // namespace qad::cuda::test

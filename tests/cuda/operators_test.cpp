@@ -45,6 +45,12 @@ TEST(Operators, PagedAttention) {
 TEST(Operators, HeadLoss) {
   run_all(head_cases());
 }
+TEST(Operators, Mamba) {
+  run_all(mamba_cases());
+}
+TEST(Operators, Experts) {
+  run_all(expert_cases());
+}
 TEST(Operators, Optimizer) {
   run_all(optimizer_cases());
 }

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from hybrids import hybrids
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QAD = pathlib.Path(sys.argv[1]).resolve()
 DATA = ROOT / "data/tinystories"
@@ -92,6 +94,7 @@ def main():
         close(logits(model, "cuda", work), logits(model, "cpu", work), 3e-2, "logits, BF16 model")
 
         loading(work)
+        hybrids(qad, logits, close, work, model, DATA)
 
         # The same codes and scales whichever device calibrated and rounded: only input scales may differ, by the BF16
         # inputs that calibration saw, and powers of two seldom do.
