@@ -225,6 +225,13 @@ void adopt_compressed_tensors(Checkpoint& c, const Json& config) {
     if (scaled) invert(c, linear + ".input_global_scale", linear + ".input_scale");
     algos[linear] = scaled ? "NVFP4" : "W4A16_NVFP4";
   }
+  for (const auto& [name, t] : c.tensors)
+    if (t.dtype == DType::f8_e4m3 && name.ends_with(".weight")) {
+      const std::string linear = without(name, ".weight");
+      const auto scale = c.tensors.find(linear + ".weight_scale");
+      const bool one = scale != c.tensors.end() && scale->second.elements() == 1;
+      algos[linear] = one ? "FP8" : "FP8_PER_CHANNEL_PER_TOKEN";
+    }
   adopt_cache_scales(c);
   const Json kv = c.quantization.value("kv_cache_quant_algo", Json());
   c.quantization = quantization_of(c, algos, "compressed-tensors");

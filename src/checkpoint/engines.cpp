@@ -10,6 +10,7 @@
 #include <set>
 
 #include "checkpoint/dtype.h"
+#include "checkpoint/fp8.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "core/error.h"
 #include "core/nearest.h"
@@ -26,6 +27,9 @@ struct Linear {
   std::string name;
   std::int64_t rows = 0, bytes = 0;  // bytes of codes in a row
   std::optional<float> global_scale, input_scale;
+  bool fp8 = false;
+
+  const char* scale_name() const { return fp8 ? "weight_scale" : "weight_scale_2"; }
 };
 
 // A checkpoint as the rules see it: also where its parts do not fit.
@@ -34,6 +38,7 @@ struct Subject {
   Quantization q;
   Json flat, nested;  // config.json's quantization_config and hf_quant_config.json; null: none
   std::map<std::string, Linear> linears;  // the NVFP4 ones
+  std::map<std::string, Linear> fp8;      // those in FP8 with one scale
   Engine engine;
 
   bool compressed_tensors() const { return q.method == "compressed-tensors"; }
@@ -53,15 +58,19 @@ Json read_if_present(const fs::path& path) {
 }
 
 Subject subject_of(const Checkpoint& c, Engine engine) {
-  Subject s{c, read_quantization(c.quantization), {}, {}, {}, engine};
+  Subject s{c, read_quantization(c.quantization), {}, {}, {}, {}, engine};
   if (c.format == "safetensors") {
     s.nested = read_if_present(c.path / "hf_quant_config.json");
     s.flat = read_if_present(c.path / "config.json").value("quantization_config", Json());
   }
   constexpr std::string_view kWeight = ".weight";
   for (const auto& [name, t] : c.tensors) {
-    if (!name.ends_with(kWeight) || t.dtype != DType::u8 || t.shape.size() != 2) continue;
+    if (!name.ends_with(kWeight) || t.shape.size() != 2) continue;
     const std::string linear = name.substr(0, name.size() - kWeight.size());
+    if (t.fp8 && t.fp8->scales.size() == 1)
+      s.fp8[linear] = {linear, t.shape[0], t.shape[1], t.fp8->scales.front(), t.fp8->input_scale,
+                       true};
+    if (t.dtype != DType::u8) continue;
     s.linears[linear] = {linear, t.shape[0], t.shape[1], scalar(c, linear + ".weight_scale_2"),
                          scalar(c, linear + ".input_scale")};
   }
@@ -70,7 +79,7 @@ Subject subject_of(const Checkpoint& c, Engine engine) {
 
 // --- rules over tensors ---
 
-// Calls `differs` with each pair of NVFP4 linears that engines make one matrix of.
+// Calls `differs` with each pair of linears in one precision that engines make one matrix of.
 template <class Differs>
 Texts fused_pairs(const Subject& s, Differs&& differs) {
   static const std::vector<std::vector<std::string>> kGroups{{"q_proj", "k_proj", "v_proj"},
@@ -78,18 +87,19 @@ Texts fused_pairs(const Subject& s, Differs&& differs) {
                                                              {"w1", "w3"},
                                                              {"q_a_proj", "kv_a_proj_with_mqa"}};
   Texts found;
-  for (const auto& [name, linear] : s.linears) {
-    const auto dot = name.rfind('.') + 1;
-    for (const auto& group : kGroups) {
-      if (std::ranges::find(group, name.substr(dot)) == group.end()) continue;
-      for (const std::string& leaf : group) {
-        const auto other = s.linears.find(name.substr(0, dot) + leaf);
-        if (other == s.linears.end() || other->first <= name) continue;
-        if (std::string text = differs(linear, other->second); !text.empty())
-          found.push_back(std::move(text));
+  for (const auto* linears : {&s.linears, &s.fp8})
+    for (const auto& [name, linear] : *linears) {
+      const auto dot = name.rfind('.') + 1;
+      for (const auto& group : kGroups) {
+        if (std::ranges::find(group, name.substr(dot)) == group.end()) continue;
+        for (const std::string& leaf : group) {
+          const auto other = linears->find(name.substr(0, dot) + leaf);
+          if (other == linears->end() || other->first <= name) continue;
+          if (std::string text = differs(linear, other->second); !text.empty())
+            found.push_back(std::move(text));
+        }
       }
     }
-  }
   return found;
 }
 
@@ -106,9 +116,10 @@ const char* of_unequal(Engine engine) {
 Texts fused_scales(const Subject& s) {
   return fused_pairs(s, [&](const Linear& a, const Linear& b) -> std::string {
     if (same_bits(a.global_scale, b.global_scale)) return {};
-    return fmt::format("{} and {} have weight_scale_2 {} and {}: {}", a.name, b.name,
-                       a.global_scale.value_or(0), b.global_scale.value_or(0),
-                       of_unequal(s.engine));
+    return fmt::format(
+        "{} and {} have {} {} and {}: {}", a.name, b.name, a.scale_name(),
+        a.global_scale.value_or(0), b.global_scale.value_or(0),
+        a.fp8 ? "weights are rounded a second time, under the largest" : of_unequal(s.engine));
   });
 }
 
@@ -122,7 +133,10 @@ Texts fused_inputs(const Subject& s) {
 
 Texts fused_algorithms(const Subject& s) {
   Texts found;
-  for (const auto& [name, linear] : s.linears) {
+  std::set<std::string> names;
+  for (const auto* linears : {&s.linears, &s.fp8})
+    for (const auto& [name, linear] : *linears) names.insert(name);
+  for (const std::string& name : names) {
     const auto dot = name.rfind('.') + 1;
     for (const auto& [leaf, others] :
          {std::pair("q_proj", std::vector{"k_proj", "v_proj"}),
@@ -187,20 +201,26 @@ Texts tiles_of_32(const Subject& s) {
 
 Texts plain_routers(const Subject& s) {
   Texts found;
-  for (const auto& [name, l] : s.linears)
-    for (const std::string_view router :
-         {".mlp.gate", ".shared_expert_gate", ".router", ".block_sparse_moe.gate", ".mixer.gate"})
-      if (name.ends_with(router))
-        found.push_back(fmt::format("{}: a router in NVFP4 does not load", name));
+  for (const auto* linears : {&s.linears, &s.fp8})
+    for (const auto& [name, l] : *linears)
+      for (const std::string_view router :
+           {".mlp.gate", ".shared_expert_gate", ".router", ".block_sparse_moe.gate", ".mixer.gate"})
+        if (name.ends_with(router))
+          found.push_back(
+              fmt::format("{}: a router in {} does not load", name, l.fp8 ? "FP8" : "NVFP4"));
   return found;
 }
 
 Texts input_scales(const Subject& s) {
   Texts found;
-  for (const auto& [name, l] : s.linears)
-    if (s.q.algo_of(name) == "NVFP4" && !l.input_scale)
-      found.push_back(fmt::format(
-          "{}: input_scale is missing: the engine computes with whatever is there", name));
+  for (const auto* linears : {&s.linears, &s.fp8})
+    for (const auto& [name, l] : *linears) {
+      const std::string algo = s.q.algo_of(name);
+      const bool wanted = algo == "NVFP4" || (algo == "FP8" && s.q.method == "modelopt");
+      if (wanted && !l.input_scale)
+        found.push_back(fmt::format(
+            "{}: input_scale is missing: the engine computes with whatever is there", name));
+    }
   return found;
 }
 
@@ -227,7 +247,7 @@ Texts cache_scales(const Subject& s) {
 // --- rules over metadata ---
 
 Texts formats_known(const Subject& s) {
-  if (s.linears.empty()) return {};
+  if (s.linears.empty() && s.fp8.empty()) return {};
   const bool gguf = s.c.format == "gguf";
   if (s.engine == llama_cpp) {
     if (gguf) return {};
@@ -246,7 +266,8 @@ Texts formats_known(const Subject& s) {
   }
   if (s.engine == transformers && !s.compressed_tensors())
     return {
-        "it reads NVFP4 by compressed-tensors and torchao alone: qad convert --format "
+        "it reads NVFP4 and FP8 by compressed-tensors, and NVFP4 by torchao, alone: qad convert "
+        "--format "
         "compressed-tensors"};
   if (s.q.method == "modelopt" || s.compressed_tensors()) return {};
   return {fmt::format("quantization_config has quant_method \"{}\", which it does not know",

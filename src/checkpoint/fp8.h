@@ -17,6 +17,9 @@ struct Fp8Weight {
   std::span<const std::byte> codes;  // rows * cols, of a mapped file
   std::vector<float> scales;         // 1, or one a row
   std::optional<float> input_scale;  // absent: activations are not quantised, or by the token
+
+  // One scale each, known before: what we compute with as engines do, and write.
+  bool quantizes_inputs() const { return scales.size() == 1 && input_scale.has_value(); }
 };
 
 // Replaces X.weight F8_E4M3 and its X.weight_scale or X.weight_scale_inv (and X.input_scale) by one

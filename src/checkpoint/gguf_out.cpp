@@ -143,7 +143,7 @@ class Writer {
   }
 
   std::vector<OutGgufTensor> tensors;
-  std::int64_t nvfp4 = 0, decoded = 0, q8 = 0;
+  std::int64_t nvfp4 = 0, decoded = 0, q8 = 0, fp8 = 0;
   std::int64_t unscaled = 0;  // of `nvfp4`: see qwen2-scales in engines.cpp
 
  private:
@@ -217,6 +217,7 @@ class Writer {
 
   void add_plain(const GgufWeight& g) {
     const OutWeight& w = g.parts.front();
+    fp8 += w.fp8 ? static_cast<std::int64_t>(g.parts.size()) : 0;
     const bool matrix = w.shape.size() > 1 && !g.f32;
     const bool f32 = !matrix || (!decode_ && !w.is_quantized() && w.dtype != DType::bf16);
     const bool as_q8 = matrix && q8_ && w.shape.back() % 32 == 0;
@@ -282,6 +283,10 @@ std::vector<std::string> write(const fs::path& path, const OutModel& m, std::str
     changes.push_back(
         fmt::format("{} NVFP4 weights are {}: {}", writer.decoded, q8 ? "Q8_0" : "BF16",
                     decode ? "as asked for" : "the head, or rows that are no multiple of 64"));
+  if (writer.fp8 > 0)
+    changes.push_back(fmt::format(
+        "{} FP8 weights are {}, and scales of their inputs dropped: GGUF has no such type",
+        writer.fp8, q8 ? "Q8_0" : "BF16"));
   if (writer.q8 > 0) changes.push_back(fmt::format("{} matrices are rounded to Q8_0", writer.q8));
   if (!m.kv_cache_algo.empty() || !m.kv_scales.empty())
     changes.emplace_back("scales of an FP8 cache are dropped: llama.cpp has no place for them");

@@ -106,6 +106,7 @@ void forget_dequantized(Checkpoint& c) {
   bool decoded = false, codes = false;
   for (const auto& [name, t] : c.tensors) {
     decoded |= t.read && !t.stored_as.empty();
+    codes |= t.fp8 && t.fp8->quantizes_inputs();
     codes |= t.dtype == DType::u8 || t.dtype == DType::u32 || t.dtype == DType::other;
   }
   if (decoded && !codes) c.quantization = {};

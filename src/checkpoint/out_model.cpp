@@ -46,7 +46,13 @@ DType type_for(const Tensor& tensor) {
 OutWeight plain_weight(const Tensor& t, std::optional<DType> dtype) {
   const bool as_it_is = !t.read && !t.make && (!dtype || *dtype == t.dtype);
   const DType type = as_it_is ? t.dtype : dtype.value_or(type_for(t));
-  OutWeight w{t.name, t.shape, type, {}, {}, t.fp8};
+  OutWeight w{t.name, t.shape, type, {}, {}, {}};
+  if (t.fp8) {
+    w.fp8 = {t.fp8->scales, t.fp8->input_scale, [codes = t.fp8->codes](std::uint8_t* out) {
+               std::memcpy(out, codes.data(), codes.size());
+             }};
+    return w;
+  }
   w.fill = [&t, as_it_is, type](std::byte* out) {
     if (as_it_is) {
       if (!t.raw.empty()) std::memcpy(out, t.raw.data(), t.raw.size());
@@ -101,6 +107,18 @@ void values_of(const OutWeight& w, float* out) {
     nvfp4::dequantize(codes.data(), scales.data(), w.shape[0], w.shape[1], w.nvfp4->global(), out);
     return;
   }
+  if (w.fp8) {
+    if (n == 0) return;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(n));
+    w.fp8->fill(codes.data());
+    const std::vector<float> scales =
+        w.fp8->late_scale ? std::vector{w.fp8->late_scale()} : w.fp8->scales;
+    const std::int64_t of_scale = n / static_cast<std::int64_t>(scales.size());
+    for (std::int64_t i = 0; i < n; ++i)
+      out[i] = nvfp4::e4m3_decode(codes[static_cast<std::size_t>(i)]) *
+               scales[static_cast<std::size_t>(i / of_scale)];
+    return;
+  }
   std::vector<std::byte> bytes(static_cast<std::size_t>(n) * bytes_per_element(w.dtype));
   w.fill(bytes.data());
   Tensor t;
@@ -112,7 +130,7 @@ void values_of(const OutWeight& w, float* out) {
 }
 
 OutTensor plain_tensor(const OutWeight& w, std::optional<DType> dtype) {
-  if (!w.nvfp4 && (!dtype || *dtype == w.dtype)) return {w.name, w.dtype, w.shape, w.fill};
+  if (!w.is_quantized() && (!dtype || *dtype == w.dtype)) return {w.name, w.dtype, w.shape, w.fill};
   const DType type = dtype.value_or(w.dtype);
   return {w.name, type, w.shape, [w, type](std::byte* out) {
             const std::int64_t n = elements(w);
@@ -140,15 +158,18 @@ OutTensor late_scalar_tensor(std::string name, std::vector<std::int64_t> shape,
 }
 
 void append_fp8(std::vector<OutTensor>& out, const OutWeight& w, const Fp8Shapes& shapes) {
-  out.push_back({w.name, DType::f8_e4m3, w.shape, [fp8 = w.fp8](std::byte* bytes) {
-                   std::memcpy(bytes, fp8->codes.data(), fp8->codes.size());
+  out.push_back({w.name, DType::f8_e4m3, w.shape, [fill = w.fp8->fill](std::byte* bytes) {
+                   fill(reinterpret_cast<std::uint8_t*>(bytes));
                  }});
   std::vector<std::int64_t> shape = shapes.scalar;
   if (w.fp8->scales.size() > 1) {
     shape = {w.shape[0]};
     if (shapes.column) shape.push_back(1);
   }
-  out.push_back(scalar_tensor(w.name + "_scale", shape, w.fp8->scales));
+  if (w.fp8->late_scale)
+    out.push_back(late_scalar_tensor(w.name + "_scale", shape, w.fp8->late_scale));
+  else
+    out.push_back(scalar_tensor(w.name + "_scale", shape, w.fp8->scales));
   if (w.fp8->input_scale)
     out.push_back(scalar_tensor(w.linear() + ".input_scale", shapes.scalar, {*w.fp8->input_scale}));
 }

@@ -24,6 +24,14 @@ struct OutNvfp4 {
   float global() const { return late_global ? late_global() : global_scale; }
 };
 
+struct OutFp8 {
+  std::vector<float> scales;         // 1, or one a row; of the value: e4m3 * scale
+  std::optional<float> input_scale;  // absent: activations are not quantised, or by the token
+  std::function<void(std::uint8_t* codes)> fill;  // called once, at writing: rows * cols bytes
+  // Set where there is one scale and it is not known before `fill`: gives it afterwards.
+  std::function<float()> late_scale = {};
+};
+
 struct OutWeight {
   std::string name;                 // Hugging Face's: "model.layers.0.mlp.up_proj.weight"
   std::vector<std::int64_t> shape;  // of the values
@@ -31,7 +39,7 @@ struct OutWeight {
   DType dtype = DType::bf16;
   std::function<void(std::byte* out)> fill;
   std::optional<OutNvfp4> nvfp4;
-  std::shared_ptr<const Fp8Weight> fp8;
+  std::optional<OutFp8> fp8;
 
   std::string linear() const;  // the name without ".weight"
   bool is_quantized() const { return nvfp4 || fp8; }

@@ -46,6 +46,7 @@ int plan(const Options& o) {
                            {"bytes_before", row.bytes_before},
                            {"bytes_after", row.bytes_after},
                            {"quantized", row.quantized},
+                           {"format", quantize::format_of(row)},
                            {"why", row.why}});
     fmt::print("{}\n", j.dump(2));
     return 0;

@@ -47,6 +47,8 @@ recipe::Recipe recipe_of(const Options& o) {
   check(r.quantize.transform.empty() && r.quantize.bits == 0, "quantize",
         "{}: needs the whole model in memory; use qad distill --method ptq",
         r.quantize.bits == 0 ? "quantize.transform" : "quantize.bits");
+  r.device = o.compute.device;
+  recipe::check_precisions(r);
   const recipe::Recipe plain;
   check(
       r.quantize.smoothing == plain.quantize.smoothing &&
@@ -81,7 +83,9 @@ void add_quantize(CLI::App& app) {
     const recipe::Recipe r = recipe_of(*o);
     checkpoint::check_writable_target(o->output, o->model);
     recipe::LoadedModel opened = recipe::open_model(o->model, placement);
-    check(!opened.quantized(), "quantize", "{}: is already quantised", o->model);
+    check(!opened.quantized(), "quantize",
+          "{}: is already quantised; qad convert --format hf-bf16 makes plain values of it",
+          o->model);
     const quantize::Policy policy = recipe::policy_of(r);
     const auto rows = quantize::coverage(opened.model, policy);
     recipe::check_format(o->output, opened.source, opened.model, policy, r.format);

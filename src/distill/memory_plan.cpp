@@ -139,11 +139,15 @@ Activations activations_of(const models::Model& shape, const quantize::Policy& p
   return a;
 }
 
-double quantised_values(const models::Model& shape, const quantize::Policy& policy) {
+// Of weights in these precisions.
+double quantised_values(const models::Model& shape, const quantize::Policy& policy,
+                        std::initializer_list<ops::Precision> which) {
   double n = 0;
-  for (const models::Linear* l : models::linears(shape))
-    if (quantize::decide(policy, *l, static_cast<std::int64_t>(shape.layers.size())).quantize)
+  for (const models::Linear* l : models::linears(shape)) {
+    const auto v = quantize::decide(policy, *l, static_cast<std::int64_t>(shape.layers.size()));
+    if (v.quantize && std::ranges::find(which, v.precision) != which.end())
       n += static_cast<double>(l->weight.value.numel());
+  }
   return n;
 }
 
@@ -152,7 +156,7 @@ double master_bytes(const models::Model& shape, const quantize::Policy& policy,
                     const TrainConfig& config, const models::Placement& placement) {
   const double n = static_cast<double>(models::parameter_count(shape.config));
   if (!config.split_masters || placement.type != at::kBFloat16) return n * kFloat;
-  return n * 2 + quantised_values(shape, policy) * 2;
+  return n * 2 + 2 * quantised_values(shape, policy, {ops::Precision::nvfp4, ops::Precision::fp8});
 }
 
 // The most values a token on their way through a layer's backward pass: the gradient of the
@@ -273,7 +277,8 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   plan.bytes.emplace_back("AdamW moments", 2 * n * bytes.moment * share);
   if (config.learn_scales)  // step sizes, two moments, gradients
     plan.bytes.emplace_back("learned block scales",
-                            quantised_values(shape, policy) / nvfp4::kBlock * 4 * kFloat * share);
+                            quantised_values(shape, policy, {ops::Precision::nvfp4}) /
+                                nvfp4::kBlock * 4 * kFloat * share);
   if (teacher != nullptr)
     plan.bytes.emplace_back(
         "teacher", static_cast<double>(models::parameter_count(*teacher)) * bytes.value * share);

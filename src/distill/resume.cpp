@@ -108,6 +108,7 @@ Json identity_of(const TrainConfig& config, const models::Model& student,
     const at::Tensor& scales = l->quant->weight_scales;
     quant = {{"weight_scales", scales.defined() ? "chosen: " + hex(fingerprint({scales}))
                                                 : std::string(name_of(l->quant->weight_rule))}};
+    if (l->quant->precision == ops::Precision::fp8) quant = {{"format", "fp8"}};
     if (!l->quant->input_global) continue;
     quant["input_scales"] = name_of(l->quant->input_rule);
     quant["input_global"] = *l->quant->input_global;

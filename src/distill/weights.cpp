@@ -43,7 +43,7 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
   set_weight_globals(weight_globals());
   steps_.resize(parameters_.size());
   for (std::size_t i = 0; i < quants_.size() && config.learn_scales; ++i) {
-    if (quants_[i] == nullptr) continue;
+    if (quants_[i] == nullptr || quants_[i]->precision == ops::Precision::fp8) continue;
     const std::string& name = parameters_[i]->parts.front().name;
     const at::Tensor& scales = quants_[i]->weight_scales;
     check(scales.defined() && scales.is_cpu(), "train",
@@ -51,6 +51,9 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
     const at::Tensor d = step_sizes(scales, quants_[i]->weight_global);
     steps_[i] = {d, at::zeros_like(d), at::zeros_like(d)};
   }
+  check(!config.learn_scales ||
+            std::ranges::any_of(steps_, [](const Steps& s) { return s.d.defined(); }),
+        "train", "learn_scales: no weight is NVFP4, and others have no block scales to learn");
   // A split master of more bits than BF16 may have been rounded to another side than the value.
   if (config.split_masters) publish();
 }
@@ -216,9 +219,10 @@ void Weights::sync() {
   for (const Magnitudes& m : magnitudes_)
     for (const std::size_t i : m.parameters) {
       check(std::isfinite(*most), "train",
-            "{}: expected finite weights that NVFP4 can hold, found {} as the largest; try a lower "
+            "{}: expected finite weights that {} can hold, found {} as the largest; try a lower "
             "learning rate",
-            parameters_[i]->parts.front().name, *most);
+            parameters_[i]->parts.front().name,
+            quants_[i] != nullptr ? ops::name_of(quants_[i]->precision) : "BF16", *most);
       ++most;
     }
   for (std::size_t i = 0; i < quants_.size(); ++i)
@@ -244,7 +248,7 @@ void Weights::publish(const std::vector<std::size_t>& which, const at::Tensor& a
       if (steps_[i].d.defined())
         encode_step_sizes(steps_[i].d, quant.weight_global, quant.weight_scales);
       shipped.push_back({master, value, globals_.select(0, static_cast<std::int64_t>(i)),
-                         quant.weight_rule, quant.weight_scales});
+                         quant.weight_rule, quant.weight_scales, quant.precision});
       quantised.push_back(i);
     } else if (master.data_ptr() != value.data_ptr()) {
       values.push_back(value);

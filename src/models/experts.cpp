@@ -50,7 +50,8 @@ std::optional<ops::GroupQuantizer> quantizer(const Linears& linears, const at::T
   const auto quantised = [](const Linear& l) { return l.quant && l.quant->input_global; };
   for (const Linear* l : linears)
     check(quantised(*l) == quantised(one) &&
-              (!quantised(one) || l->quant->input_rule == one.quant->input_rule),
+              (!quantised(one) || (l->quant->input_rule == one.quant->input_rule &&
+                                   l->quant->precision == one.quant->precision)),
           "forward", "layer {}: expected the inputs of all experts quantised alike", one.layer);
   if (!quantised(one)) return std::nullopt;
   ops::GroupQuantizer q{{}, one.quant->input_rule, {}};
@@ -80,6 +81,8 @@ at::Tensor input_of(const Linears& linears, const ops::ExpertOrder& order, const
                     bool again, Make make) {
   if (observer) observe(observer, linears, make(nullptr), order.offsets);
   const auto q = quantizer(linears, order.offsets, order.choices.numel(), again);
+  if (q && linears.front()->quant->precision == ops::Precision::fp8)
+    return ops::fake_quantize_fp8(make(nullptr), q->globals, order.offsets, q->clipped);
   return make(q ? &*q : nullptr);
 }
 

@@ -62,20 +62,25 @@ std::optional<ops::Quantizer> quantizer(const Linear& l, std::int64_t values,
   return q;
 }
 
+bool is_fp8(const Linear& l) {
+  return l.quant && l.quant->precision == ops::Precision::fp8;
+}
+
 // The input of a linear as its product reads it.
-at::Tensor quantized_input(const Linear& l, const at::Tensor& x) {
-  const auto q = quantizer(l, x.numel(), x.options(), false);
-  return q ? ops::fake_quantize(x, *q) : x;
+at::Tensor quantized_input(const Linear& l, const at::Tensor& x, bool again = false) {
+  const auto q = quantizer(l, x.numel(), x.options(), again);
+  if (!q) return x;
+  return is_fp8(l) ? ops::fake_quantize_fp8(x, q->global, q->clipped) : ops::fake_quantize(x, *q);
 }
 
 // make(quantizer or null) gives the input of `l`, quantised in the same pass unless somebody wants
-// to see it before.
+// to see it before, or it becomes FP8.
 template <class Make>
 at::Tensor input_of(const Pass& pass, const Linear& l, const at::Tensor& like, Make make) {
-  if (pass.observer) {
+  if (pass.observer || is_fp8(l)) {
     const at::Tensor x = make(nullptr);
-    pass.observer(l, x);
-    return quantized_input(l, x);
+    if (pass.observer) pass.observer(l, x);
+    return quantized_input(l, x, pass.again);
   }
   const auto q = quantizer(l, like.size(0) * l.weight.value.size(1), like.options(), pass.again);
   return make(q ? &*q : nullptr);
@@ -85,7 +90,7 @@ at::Tensor input_of(const Pass& pass, const Linear& l, const at::Tensor& like, M
 at::Tensor apply(const Model& model, const Linear& l, const at::Tensor& x) {
   const at::Tensor bias = l.bias ? l.bias->value : at::Tensor();
   if (l.weight.packed) return ops::linear(x, *l.weight.packed, bias);
-  if (!model.placement.packs_inputs || !l.quant || !l.quant->input_global)
+  if (!model.placement.packs_inputs || !l.quant || !l.quant->input_global || is_fp8(l))
     return ops::linear(x, l.weight.value, bias);
   const ops::Quantizer q{*l.quant->input_global, l.quant->input_rule, l.quant->clipped};
   return ops::linear(x, l.weight.value, bias, &q);

@@ -10,6 +10,7 @@
 #include <map>
 #include <utility>
 
+#include "checkpoint/fp8.h"
 #include "checkpoint/nvfp4_tensors.h"
 #include "core/error.h"
 #include "models/device_copy.h"
@@ -40,6 +41,28 @@ std::unique_ptr<LinearQuant> quant_of(const checkpoint::Nvfp4Weight& w) {
   auto quant = std::make_unique<LinearQuant>();
   quant->weight_global = w.global_scale;
   quant->input_global = w.input_scale;
+  return quant;
+}
+
+// The scales of a matrix in FP8 whose parts have one each and share that of their input; else its
+// parts are plain values, as a teacher's.
+std::unique_ptr<LinearQuant> fp8_quant_of(const checkpoint::Checkpoint& c, const Parameter& p) {
+  std::unique_ptr<LinearQuant> quant;
+  for (const Part& part : p.parts) {
+    const auto t = c.tensors.find(part.name);
+    if (t == c.tensors.end() || !t->second.fp8) return nullptr;
+    const checkpoint::Fp8Weight& w = *t->second.fp8;
+    if (!w.quantizes_inputs()) return nullptr;
+    if (!quant) {
+      quant = std::make_unique<LinearQuant>();
+      quant->precision = ops::Precision::fp8;
+      quant->weight_global = w.scales.front();
+      quant->input_global = w.input_scale;
+    } else if (*quant->input_global != *w.input_scale) {
+      return nullptr;
+    }
+    quant->weight_global = std::max(quant->weight_global, w.scales.front());
+  }
   return quant;
 }
 
@@ -111,6 +134,16 @@ void check_finite(const std::vector<Parameter*>& which, const fs::path& path) {
 
 using Nvfp4Parts = std::vector<std::optional<checkpoint::Nvfp4Weight>>;
 
+// Whether BF16 holds its values: FP8's under powers of two, which have 4 significand bits.
+bool is_bf16(const checkpoint::Tensor& t) {
+  const auto is_power = [](float scale) {
+    int exponent = 0;
+    return std::frexp(scale, &exponent) == 0.5f && exponent > -100;
+  };
+  return t.dtype == checkpoint::DType::bf16 ||
+         (t.fp8 && std::ranges::all_of(t.fp8->scales, is_power));
+}
+
 // The precision that holds all parts of a matrix, of which those of `nvfp4` are quantised.
 ops::Stored stored_of(const checkpoint::Checkpoint& c, const Parameter& p,
                       const Nvfp4Parts& nvfp4) {
@@ -118,7 +151,7 @@ ops::Stored stored_of(const checkpoint::Checkpoint& c, const Parameter& p,
   for (std::size_t i = 0; i < p.parts.size(); ++i) {
     const bool quantised = i < nvfp4.size() && nvfp4[i];
     all_nvfp4 &= quantised;
-    all_bf16 &= !quantised && c.at(p.parts[i].name).dtype == checkpoint::DType::bf16;
+    all_bf16 &= !quantised && is_bf16(c.at(p.parts[i].name));
   }
   return all_nvfp4 ? ops::Stored::nvfp4 : all_bf16 ? ops::Stored::bf16 : ops::Stored::fp32;
 }
@@ -194,6 +227,7 @@ class Reader {
       nvfp4.push_back(find_nvfp4(c_, linear_name(part)));
       if (nvfp4.back() && !l.quant) l.quant = quant_of(*nvfp4.back());
     }
+    if (!l.quant) l.quant = fp8_quant_of(c_, l.weight);
     if (placement_.packs_weights) return pack(c_, l.weight, nvfp4, jobs_);
     std::size_t next = 0;
     parts(l.weight, [&](const Part& part, const at::Tensor& rows) {

@@ -3,8 +3,8 @@
 //
 // A parameter's `value` is what the forward pass reads and the leaf where autograd leaves its
 // gradient. What is trained is what is shipped: while training, the optimiser keeps FP32 masters
-// and writes into `value` the BF16 rounding of the master, or its NVFP4 fake quantisation where a
-// policy says so (room quantize).
+// and writes into `value` the BF16 rounding of the master, or its NVFP4 or FP8 fake quantisation
+// where a policy says so (room quantize).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,6 +20,7 @@
 #include "models/rope.h"
 #include "models/tokens.h"
 #include "nvfp4/nvfp4.h"
+#include "ops/fp8.h"
 #include "ops/packed_weight.h"
 
 namespace qad::models {
@@ -45,6 +46,8 @@ struct Parameter {
 // How a linear's weight and input are quantised. One weight, one global scale, one input scale: its
 // parts share them by construction.
 struct LinearQuant {
+  // FP8: weight_global and input_global are its two scales, and there are no blocks.
+  ops::Precision precision = ops::Precision::nvfp4;
   nvfp4::BlockScale weight_rule = nvfp4::BlockScale::max;
   float weight_global = 1;  // weight_scale_2
   // E4M3 codes, uint8 [rows, blocks of a row], where they were chosen by more than the weights
@@ -240,10 +243,11 @@ std::vector<const Linear*> linears(const Model& model);
 Model build(const ModelConfig& config);
 // Values in all parameters; a tied head's are the embedding's.
 std::int64_t parameter_count(const ModelConfig& config);
-// Reads a checkpoint: plain weights, or NVFP4 ones dequantised with LinearQuant set, so that
-// forward() does what the deployed kernel does; rounded to the placement's type. Throws Error for
-// missing, extra or misshapen tensors and non-finite values, naming each. A tied model's own
-// lm_head.weight must equal the embedding. With packed weights matrices have no value.
+// Reads a checkpoint: plain weights, or NVFP4 and FP8 ones dequantised with LinearQuant set, so
+// that forward() does what the deployed kernel does (FP8 where each part has one scale and all
+// share one of their input: else they are plain values); rounded to the placement's type. Throws
+// Error for missing, extra or misshapen tensors and non-finite values, naming each. A tied model's
+// own lm_head.weight must equal the embedding. With packed weights matrices have no value.
 Model load(const checkpoint::Checkpoint& c, const Placement& placement = {});
 
 // load() in steps, for models that are larger than memory. First the names and shapes, which are

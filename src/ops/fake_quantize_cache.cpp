@@ -3,9 +3,9 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 
-#include "nvfp4/nvfp4.h"
 #include "ops/autograd.h"
 #include "ops/checks.h"
+#include "ops/fp8.h"
 #include "ops/ops.h"
 
 namespace qad::ops {
@@ -15,16 +15,8 @@ using at::Tensor;
 
 constexpr const char* kName = "fake_quantize_cache";
 
-// PyTorch's cast gives NaN beyond 464, hence the limits before it.
-Tensor through_e4m3(const Tensor& x, double scale) {
-  // As a tensor: by a number a GPU multiplies with its reciprocal, whose rounding is another.
-  const Tensor s = at::full({}, scale, x.options().dtype(at::kFloat));
-  return x.to(at::kFloat)
-      .div(s)
-      .clamp_(-nvfp4::kE4M3Max, nvfp4::kE4M3Max)
-      .to(at::kFloat8_e4m3fn)
-      .to(at::kFloat)
-      .mul_(s);
+Tensor rounded(const Tensor& x, double scale) {
+  return through_e4m3(x, at::full({}, scale, x.options().dtype(at::kFloat)));
 }
 
 }  // namespace
@@ -48,8 +40,8 @@ Tensor fake_quantize_cache(const Tensor& qkv, std::int64_t heads, std::int64_t k
         const auto from = qkv.split_with_sizes({heads, kv_heads, kv_heads}, 1),
                    to = result.split_with_sizes({heads, kv_heads, kv_heads}, 1);
         to[0].copy_(from[0]);
-        to[1].copy_(through_e4m3(from[1], key_scale));
-        to[2].copy_(through_e4m3(from[2], value_scale));
+        to[1].copy_(rounded(from[1], key_scale));
+        to[2].copy_(rounded(from[2], value_scale));
         return result;
       },
       qkv);

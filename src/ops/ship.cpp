@@ -194,12 +194,19 @@ Tensor ship_by_rule(const std::vector<ShipItem>& items, const Tensor& amax,
 
 Tensor ship_(const std::vector<ShipItem>& items, const Tensor& amax, GlobalScale global_rule) {
   const auto chosen = [](const ShipItem& item) { return item.scales.defined(); };
-  if (std::none_of(items.begin(), items.end(), chosen))
+  const auto by_rule = [&](const ShipItem& item) {
+    return !chosen(item) && item.precision == Precision::nvfp4;
+  };
+  if (std::all_of(items.begin(), items.end(), by_rule))
     return ship_by_rule(items, amax, global_rule);
   std::vector<Tensor> most;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const ShipItem& item = items[i];
     const Tensor known = amax.defined() ? amax.select(0, static_cast<std::int64_t>(i)) : amax;
+    if (item.precision == Precision::fp8) {
+      most.push_back(ship_fp8_(item.master, item.value, item.global, global_rule));
+      continue;
+    }
     most.push_back(
         chosen(item) ? ship_with_scales_(item.master, item.value, item.global, item.scales)
                      : ship_(item.master, item.value, item.global, known, item.rule, global_rule));

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "nvfp4/nvfp4.h"
+#include "ops/fp8.h"
 
 namespace qad::ops {
 
@@ -32,7 +33,8 @@ at::Tensor ship_with_scales_(const at::Tensor& master, const at::Tensor& value,
 struct ShipItem {
   at::Tensor master, value, global;
   nvfp4::BlockScale rule;
-  at::Tensor scales = {};  // undefined: by the rule
+  at::Tensor scales = {};                  // undefined: by the rule
+  Precision precision = Precision::nvfp4;  // fp8: as ship_fp8_ does it
 };
 at::Tensor ship_(const std::vector<ShipItem>& items, const at::Tensor& amax,
                  nvfp4::GlobalScale global_rule);

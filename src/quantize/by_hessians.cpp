@@ -90,7 +90,7 @@ class Walk {
   }
 
   void observe(const models::Linear& l, const at::Tensor& input) {
-    if (!l.quant) return;
+    if (!l.quant || l.quant->precision == ops::Precision::fp8) return;
     at::Tensor x = input.contiguous();
     if (l.quant->input_global)
       x = ops::fake_quantize(
@@ -113,6 +113,8 @@ class Walk {
   Rounded round(models::Linear& l) {
     const std::string name = linear_name(l.weight.parts.front());
     const at::Tensor w = l.weight.value.detach().to(at::kBFloat16).to(at::kFloat).contiguous();
+    // FP8 has no blocks to choose scales for, and is rounded to nearest.
+    if (l.quant->precision == ops::Precision::fp8) return {w, {}};
     const std::span values(w.const_data_ptr<float>(), static_cast<std::size_t>(w.numel()));
     const float amax = nvfp4::amax(values, name);
     const float global = nvfp4::global_scale(amax, policy_.global, policy_.weights);
@@ -187,7 +189,8 @@ void ship(models::Linear& l, const Rounded& rounded, const Policy& policy) {
 double hessian_bytes(const models::Model& model, const Policy& policy) {
   std::map<int, double> of_layer;
   for (const models::Linear* l : models::linears(model)) {
-    if (!decide(policy, *l, static_cast<std::int64_t>(model.layers.size())).quantize) continue;
+    const Verdict v = decide(policy, *l, static_cast<std::int64_t>(model.layers.size()));
+    if (!v.quantize || v.precision == ops::Precision::fp8) continue;
     const auto cols = static_cast<double>(l->weight.value.size(1));
     of_layer[l->layer] +=
         sizeof(float) * cols * (policy.rounding == Rounding::gptq ? cols : nvfp4::kBlock);

@@ -20,7 +20,7 @@ class Maxima {
   explicit Maxima(const models::Model& model) : linears_(models::linears(model)) {
     for (const models::Linear* l : linears_) {
       check(!l->quant, "calibrate",
-            "{}: expected an unquantised model, found an NVFP4 weight; calibrate the BF16 model",
+            "{}: expected an unquantised model, found a quantised weight; calibrate the BF16 model",
             l->weight.parts.front().name);
       largest_[l] = 0;
     }

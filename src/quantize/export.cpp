@@ -58,6 +58,26 @@ checkpoint::OutWeight quantized(const models::Part& part, std::int64_t cols,
   return w;
 }
 
+checkpoint::OutWeight quantized(const models::Part& part, std::int64_t cols,
+                                checkpoint::OutFp8 fp8) {
+  checkpoint::OutWeight w{part.name, {part.rows, cols}, checkpoint::DType::bf16, {}, {}, {}};
+  w.fp8 = std::move(fp8);
+  return w;
+}
+
+void encode_fp8(const float* x, std::int64_t n, float scale, std::uint8_t* codes) {
+  for (std::int64_t i = 0; i < n; ++i) codes[i] = nvfp4::e4m3_encode(x[i] / scale);
+}
+
+// Of finite rows [n, cols].
+void encode_fp8_rows(const at::Tensor& rows, float scale, std::uint8_t* codes) {
+  const at::Tensor w = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
+  const float* x = w.const_data_ptr<float>();
+  at::parallel_for(0, w.numel(), 65536, [&](std::int64_t begin, std::int64_t end) {
+    encode_fp8(x + begin, end - begin, scale, codes + begin);
+  });
+}
+
 Json exported_config(const Json& source) {
   Json config = source;
   config.erase("quantization_config");
@@ -117,14 +137,26 @@ checkpoint::OutModel export_model(const models::Model& model,
         out.weights.push_back(plain(part, rows, stored_type(p)));
       } else {
         const models::LinearQuant& q = *quant->second;
+        if (q.precision == ops::Precision::fp8) {
+          out.weights.push_back(
+              quantized(part, rows.size(1),
+                        checkpoint::OutFp8{{q.weight_global},
+                                           q.input_global,
+                                           [rows, scale = q.weight_global](std::uint8_t* codes) {
+                                             encode_fp8_rows(rows, scale, codes);
+                                           }}));
+          row += part.rows;
+          continue;
+        }
         const at::Tensor chosen =
             q.weight_scales.defined() ? q.weight_scales.narrow(0, row, part.rows) : at::Tensor();
-        out.weights.push_back(quantized(part, rows.size(1),
-                                        {q.weight_global, q.input_global,
-                                         [rows, global = q.weight_global, rule = q.weight_rule,
-                                          chosen](std::uint8_t* codes, std::uint8_t* scales) {
-                                           quantize_rows(rows, global, rule, chosen, codes, scales);
-                                         }}));
+        out.weights.push_back(quantized(
+            part, rows.size(1),
+            checkpoint::OutNvfp4{q.weight_global, q.input_global,
+                                 [rows, global = q.weight_global, rule = q.weight_rule, chosen](
+                                     std::uint8_t* codes, std::uint8_t* scales) {
+                                   quantize_rows(rows, global, rule, chosen, codes, scales);
+                                 }}));
       }
       row += part.rows;
     }
@@ -189,11 +221,12 @@ struct Pending {
   const checkpoint::Checkpoint& source;
   const models::Parameter& parameter;
   nvfp4::GlobalScale rule;
-  nvfp4::BlockScale blocks;
+  const models::LinearQuant& quant;
   std::vector<const models::Parameter*> next;  // to be read ahead
   std::vector<at::Tensor> values = {};         // FP32, of the parts that are not BF16
   float global = 0;
 
+  bool is_fp8() const { return quant.precision == ops::Precision::fp8; }
   const checkpoint::Tensor& tensor(std::size_t part) const {
     return source.at(parameter.parts[part].name);
   }
@@ -221,14 +254,17 @@ struct Pending {
     check(most < nvfp4::kInfinityBits, kOperation,
           "{}: expected weights that BF16 can hold, found larger ones",
           parameter.parts.front().name);
-    global = nvfp4::global_scale(nvfp4::bf16_amax(most), rule, blocks);
-    check(nvfp4::scale_fits(global), kOperation,
+    const float amax = nvfp4::bf16_amax(most);
+    global =
+        is_fp8() ? ops::fp8_scale(amax, rule) : nvfp4::global_scale(amax, rule, quant.weight_rule);
+    check(is_fp8() || nvfp4::scale_fits(global), kOperation,
           "{}: expected weights that NVFP4 can hold, found {} as the largest",
-          parameter.parts.front().name, nvfp4::bf16_amax(most));
+          parameter.parts.front().name, amax);
     for (const models::Parameter* p : next)
       for (const models::Part& part : p->parts) checkpoint::prefetch(source, source.at(part.name));
   }
 
+  // `scales` of NVFP4's blocks.
   void give(std::size_t part, std::uint8_t* codes, std::uint8_t* scales) {
     if (values.empty()) read();
     const checkpoint::Tensor& t = tensor(part);
@@ -249,8 +285,11 @@ struct Pending {
               std::bit_cast<float>(std::uint32_t{bits[first * cols + i]} << 16);
         x = some.data();
       }
-      nvfp4::quantize(x, n, cols, global, blocks, codes + first * of_row * nvfp4::kBlock / 2,
-                      scales + first * of_row);
+      if (is_fp8())
+        encode_fp8(x, n * cols, global, codes + first * cols);
+      else
+        nvfp4::quantize(x, n, cols, global, quant.weight_rule,
+                        codes + first * of_row * nvfp4::kBlock / 2, scales + first * of_row);
     });
     checkpoint::release(source, t);
   }
@@ -286,11 +325,13 @@ checkpoint::OutWeight packed(const models::Part& part, std::int64_t row, std::in
   const at::Tensor codes = made.codes.narrow(0, row, part.rows);
   const at::Tensor scales = made.scales.narrow(0, row, part.rows);
   return quantized(part, cols,
-                   {made.global, quant.input_global,
-                    [codes, scales](std::uint8_t* to_codes, std::uint8_t* to_scales) {
-                      std::copy_n(codes.const_data_ptr<std::uint8_t>(), codes.numel(), to_codes);
-                      std::copy_n(scales.const_data_ptr<std::uint8_t>(), scales.numel(), to_scales);
-                    }});
+                   checkpoint::OutNvfp4{
+                       made.global, quant.input_global,
+                       [codes, scales](std::uint8_t* to_codes, std::uint8_t* to_scales) {
+                         std::copy_n(codes.const_data_ptr<std::uint8_t>(), codes.numel(), to_codes);
+                         std::copy_n(scales.const_data_ptr<std::uint8_t>(), scales.numel(),
+                                     to_scales);
+                       }});
 }
 
 }  // namespace
@@ -319,20 +360,32 @@ checkpoint::OutModel export_from(const checkpoint::Checkpoint& source, const mod
       }
       continue;
     }
-    const auto pending = std::make_shared<Pending>(Pending{source, p, rule, quant.weight_rule, {}});
+    const auto pending = std::make_shared<Pending>(Pending{source, p, rule, quant, {}});
     if (i + 1 < parameters.size()) pending->next.push_back(parameters[i + 1]);
     if (scales_first) {
       pending->read();
       pending->values.clear();  // until its turn comes
     }
-    for (std::size_t part = 0; part < p.parts.size(); ++part)
-      out.weights.push_back(quantized(
-          p.parts[part], p.value.size(1),
-          {pending->global, quant.input_global,
-           [pending, part](std::uint8_t* codes, std::uint8_t* scales) {
-             pending->give(part, codes, scales);
-           },
-           scales_first ? std::function<float()>() : [pending] { return pending->global; }}));
+    const std::int64_t cols = p.value.size(1);
+    const auto global = [pending] { return pending->global; };
+    for (std::size_t part = 0; part < p.parts.size(); ++part) {
+      if (pending->is_fp8())
+        out.weights.push_back(quantized(p.parts[part], cols,
+                                        checkpoint::OutFp8{{0},
+                                                           quant.input_global,
+                                                           [pending, part](std::uint8_t* codes) {
+                                                             pending->give(part, codes, nullptr);
+                                                           },
+                                                           global}));
+      else
+        out.weights.push_back(quantized(
+            p.parts[part], cols,
+            checkpoint::OutNvfp4{pending->global, quant.input_global,
+                                 [pending, part](std::uint8_t* codes, std::uint8_t* scales) {
+                                   pending->give(part, codes, scales);
+                                 },
+                                 scales_first ? std::function<float()>() : global}));
+    }
   }
   return out;
 }

@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kBf16 = 2, kFloat = 4;
 
 std::string verdict_text(const Verdict& v) {
-  return v.quantize ? "quantised" : v.why;
+  return v.quantize ? "quantised as " + std::string(ops::name_of(v.precision)) : v.why;
 }
 
 Verdict decide_part(const Policy& policy, const models::Linear& linear, const std::string& name,
@@ -24,7 +24,7 @@ Verdict decide_part(const Policy& policy, const models::Linear& linear, const st
   for (const Rule& rule : policy.rules) {
     if (::fnmatch(rule.pattern.c_str(), name.c_str(), 0) != 0) continue;
     const std::string why = rule.why.empty() ? "rule " + rule.pattern : rule.why;
-    v = {rule.quantize, rule.quantize ? "" : why};
+    v = {rule.quantize, rule.quantize ? "" : why, rule.precision};
   }
   if (linear.layer >= 0 && v.quantize) {
     if (linear.layer < policy.keep_first)
@@ -35,6 +35,7 @@ Verdict decide_part(const Policy& policy, const models::Linear& linear, const st
   const std::int64_t cols = linear.weight.value.size(1);
   if (v.quantize && cols % nvfp4::kBlock != 0)
     v = {false, fmt::format("{} columns are not a multiple of 16", cols)};
+  if (!v.quantize) v.precision = ops::Precision::nvfp4;
   return v;
 }
 
@@ -42,9 +43,11 @@ void add(std::vector<CoverageRow>& rows, const std::string& kind, std::int64_t t
          std::int64_t parameters, std::int64_t bytes_before, std::int64_t bytes_after,
          const Verdict& v) {
   auto row = std::find_if(rows.begin(), rows.end(), [&](const CoverageRow& r) {
-    return r.kind == kind && r.quantized == v.quantize && r.why == v.why;
+    return r.kind == kind && r.quantized == v.quantize && r.why == v.why &&
+           r.precision == v.precision;
   });
-  if (row == rows.end()) row = rows.insert(rows.end(), {kind, 0, 0, 0, 0, v.quantize, v.why});
+  if (row == rows.end())
+    row = rows.insert(rows.end(), {kind, 0, 0, 0, 0, v.quantize, v.why, v.precision});
   row->tensors += tensors;
   row->parameters += parameters;
   row->bytes_before += bytes_before;
@@ -90,7 +93,7 @@ Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t 
   const Verdict verdict = decide_part(policy, linear, linear_name(first), layers);
   for (const models::Part& part : linear.weight.parts) {
     const Verdict other = decide_part(policy, linear, linear_name(part), layers);
-    check(other.quantize == verdict.quantize, "quantize",
+    check(other.quantize == verdict.quantize && other.precision == verdict.precision, "quantize",
           "policy: {} ({}) and {} ({}) read the same input and must be quantised together; widen "
           "or drop the rule",
           linear_name(first), verdict_text(verdict), linear_name(part), verdict_text(other));
@@ -106,14 +109,16 @@ void check_experts(const models::Model& model, const Policy& policy) {
   for (const models::Layer& layer : model.layers) {
     if (!layer.experts) continue;
     const models::Linear& first = layer.experts->routed.front().gate_up;
-    const bool quantised = decide(policy, first, layers).quantize;
+    const Verdict wanted = decide(policy, first, layers);
     for (const models::Mlp& expert : layer.experts->routed)
-      for (const models::Linear* l : {&expert.gate_up, &expert.down})
-        check(decide(policy, *l, layers).quantize == quantised, "quantize",
-              "policy: {} is {}quantised and {} is {}; the experts of a layer must be quantised "
-              "together; widen or drop the rule",
-              linear_name(first.weight.parts.front()), quantised ? "" : "not ",
-              linear_name(l->weight.parts.front()), quantised ? "not" : "");
+      for (const models::Linear* l : {&expert.gate_up, &expert.down}) {
+        const Verdict found = decide(policy, *l, layers);
+        check(found.quantize == wanted.quantize && found.precision == wanted.precision, "quantize",
+              "policy: {} ({}) and {} ({}): the experts of a layer must be quantised together; "
+              "widen or drop the rule",
+              linear_name(first.weight.parts.front()), verdict_text(wanted),
+              linear_name(l->weight.parts.front()), verdict_text(found));
+      }
   }
 }
 
@@ -138,7 +143,28 @@ void check_rules(const models::Model& model, const Policy& policy) {
             policy.keep_first + policy.keep_last <= layers,
         "quantize", "policy: keep_first {} and keep_last {} exceed the model's {} layers",
         policy.keep_first, policy.keep_last, layers);
+  for (const Rule& rule : policy.rules) {
+    if (!rule.quantize || rule.precision != ops::Precision::fp8) continue;
+    check(policy.activations, "quantize",
+          "policy: pattern \"{}\": FP8 quantises inputs too, which a policy for weights alone does "
+          "not; drop format: fp8, or take another policy",
+          rule.pattern);
+    check(model.placement.device.is_cpu(), "quantize",
+          "policy: pattern \"{}\": linears in FP8 are made on a CPU so far, found {}; use --device "
+          "cpu",
+          rule.pattern, model.placement.device.str());
+  }
   check_experts(model, policy);
+  const auto in = [&](ops::Precision precision) {
+    return std::ranges::any_of(models::linears(model), [&](const models::Linear* l) {
+      const Verdict v = decide(policy, *l, layers);
+      return v.quantize && v.precision == precision;
+    });
+  };
+  check(
+      !policy.by_hessians() || in(ops::Precision::nvfp4) || !in(ops::Precision::fp8), "quantize",
+      "policy: weight_scales: hessian and rounding: gptq are for NVFP4, and every quantised linear "
+      "is FP8; choose max and nearest");
 }
 
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy) {
@@ -150,10 +176,10 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
     const std::int64_t cols = l->weight.value.size(1), n = l->weight.value.numel();
     const auto parts = static_cast<std::int64_t>(l->weight.parts.size());
     const std::int64_t scalars = parts * (policy.activations ? 8 : 4);
-    add(rows, l->kind, parts, n, n * kBf16,
-        v.quantize ? n / 2 + l->weight.value.size(0) * nvfp4::blocks_per_row(cols) + scalars
-                   : n * kBf16,
-        v);
+    const std::int64_t codes = v.precision == ops::Precision::fp8
+                                   ? n
+                                   : n / 2 + l->weight.value.size(0) * nvfp4::blocks_per_row(cols);
+    add(rows, l->kind, parts, n, n * kBf16, v.quantize ? codes + scalars : n * kBf16, v);
     matrices += n;
     matrix_tensors += parts;
   }
@@ -187,7 +213,7 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
 }
 
 std::string_view format_of(const CoverageRow& row) {
-  if (row.quantized) return "NVFP4";
+  if (row.quantized) return ops::name_of(row.precision);
   return row.bytes_after == row.parameters * kFloat ? "F32" : "BF16";
 }
 
@@ -196,7 +222,7 @@ std::string coverage_table(const std::vector<CoverageRow>& rows) {
   std::string text =
       fmt::format(kLine, "layer", "tensors", "parameters", "bytes before", "bytes after", "format");
   CoverageRow sum{"total", 0, 0, 0, 0, false, ""};
-  std::int64_t quantized = 0;
+  std::int64_t nvfp4 = 0, fp8 = 0;
   for (const CoverageRow& r : rows) {
     text += fmt::format(
         kLine, r.kind, r.tensors, r.parameters, r.bytes_before, r.bytes_after,
@@ -205,14 +231,16 @@ std::string coverage_table(const std::vector<CoverageRow>& rows) {
     sum.parameters += r.parameters;
     sum.bytes_before += r.bytes_before;
     sum.bytes_after += r.bytes_after;
-    quantized += r.quantized ? r.parameters : 0;
+    if (r.quantized) (r.precision == ops::Precision::fp8 ? fp8 : nvfp4) += r.parameters;
   }
-  text +=
-      fmt::format(kLine, sum.kind, sum.tensors, sum.parameters, sum.bytes_before, sum.bytes_after,
-                  fmt::format("{:.1f} % of parameters in NVFP4",
-                              100.0 * static_cast<double>(quantized) /
-                                  static_cast<double>(std::max<std::int64_t>(1, sum.parameters))));
-  return text;
+  const auto percent = [&](std::int64_t n) {
+    return 100.0 * static_cast<double>(n) /
+           static_cast<double>(std::max<std::int64_t>(1, sum.parameters));
+  };
+  std::string shares = fmt::format("{:.1f} % of parameters in NVFP4", percent(nvfp4));
+  if (fp8 > 0) shares += fmt::format(", {:.1f} % in FP8", percent(fp8));
+  return text + fmt::format(kLine, sum.kind, sum.tensors, sum.parameters, sum.bytes_before,
+                            sum.bytes_after, shares);
 }
 
 }  // namespace qad::quantize

@@ -1,4 +1,4 @@
-// Which matrices become NVFP4: a list of rules over Hugging Face names, later rules win (as
+// Which matrices become NVFP4 or FP8: a list of rules over Hugging Face names, later rules win (as
 // ModelOpt's quant_cfg), with presets for the usual choices.
 #pragma once
 
@@ -14,7 +14,8 @@ struct Rule {
   std::string pattern;  // glob over the linear's Hugging Face names without ".weight":
                         // "*.self_attn.*", "lm_head"
   bool quantize = false;
-  std::string why;  // said in the coverage table
+  std::string why;                                   // said in the coverage table
+  ops::Precision precision = ops::Precision::nvfp4;  // where it quantises
 };
 
 // nearest: each weight alone. gptq: what rounding a column does to the linear's result is made good
@@ -49,10 +50,12 @@ Policy preset(const std::string& name);
 struct Verdict {
   bool quantize;
   std::string why;  // empty when quantised
+  ops::Precision precision = ops::Precision::nvfp4;
 };
 Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers);
 
-// Throws Error for a rule that matches nothing (a typo) and for more kept layers than there are.
+// Throws Error for a rule that matches nothing (a typo), for more kept layers than there are, and
+// for FP8 where its inputs stay unquantised or the model is not on a CPU.
 void check_rules(const models::Model& model, const Policy& policy);
 
 // One row per linear kind and outcome.
@@ -61,10 +64,11 @@ struct CoverageRow {
   std::int64_t tensors = 0, parameters = 0, bytes_before = 0, bytes_after = 0;
   bool quantized = false;
   std::string why;
+  ops::Precision precision = ops::Precision::nvfp4;
 };
 // `model` may be models::build()'s. Bytes are those of the files' tensors, before in BF16.
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy);
-std::string_view format_of(const CoverageRow& row);  // NVFP4, BF16 or F32
+std::string_view format_of(const CoverageRow& row);  // NVFP4, FP8, BF16 or F32
 std::string coverage_table(const std::vector<CoverageRow>& rows);
 
 }  // namespace qad::quantize

@@ -15,8 +15,8 @@
 namespace qad::quantize {
 namespace {
 
-float input_scale(const Policy& policy, const std::string& name, std::size_t i,
-                  const std::vector<float>& input_amax) {
+float input_scale(const Policy& policy, ops::Precision precision, const std::string& name,
+                  std::size_t i, const std::vector<float>& input_amax) {
   check(i < input_amax.size(), "quantize",
         "{}: expected its calibrated input maximum, found {} maxima in all; calibrate first or "
         "quantise weights only",
@@ -25,7 +25,8 @@ float input_scale(const Policy& policy, const std::string& name, std::size_t i,
   check(std::isfinite(amax) && amax > 0, "quantize",
         "{}: expected a positive input maximum, found {}; did calibration data reach it?", name,
         amax);
-  return nvfp4::global_scale(amax, policy.global, policy.inputs);
+  return precision == ops::Precision::fp8 ? ops::fp8_scale(amax, policy.global)
+                                          : nvfp4::global_scale(amax, policy.global, policy.inputs);
 }
 
 }  // namespace
@@ -41,12 +42,14 @@ void shipped_value(const std::string& name, const at::Tensor& master, models::Li
         "{}: the master must be a copy, since the value is overwritten by its rounding", name);
   const at::Tensor global = at::full({}, quant->weight_global, value.options().dtype(at::kFloat));
   const at::Tensor from = master.to(at::kFloat), &scales = quant->weight_scales;
+  const bool fp8 = quant->precision == ops::Precision::fp8;
   const auto amax =
-      (scales.defined() ? ops::ship_with_scales_(from, value, global, scales)
-                        : ops::ship_(from, value, global, {}, quant->weight_rule, rule))
+      (fp8                ? ops::ship_fp8_(from, value, global, rule)
+       : scales.defined() ? ops::ship_with_scales_(from, value, global, scales)
+                          : ops::ship_(from, value, global, {}, quant->weight_rule, rule))
           .item<float>();
-  check(std::isfinite(amax), "quantize",
-        "{}: expected finite weights that NVFP4 can hold, found {}", name, amax);
+  check(std::isfinite(amax), "quantize", "{}: expected finite weights that {} can hold, found {}",
+        name, ops::name_of(quant->precision), amax);
   quant->weight_global = global.item<float>();
 }
 
@@ -63,13 +66,17 @@ void choose_quantised(models::Model& model, const Policy& policy,
   for (std::size_t i = 0; i < linears.size(); ++i) {
     const models::Linear& l = *linears[i];
     const std::string name = linear_name(l.weight.parts.front());
-    check(!l.quant, "quantize", "{}: expected an unquantised weight, found an NVFP4 one", name);
-    if (!decide(policy, l, layers).quantize) continue;
+    check(!l.quant, "quantize", "{}: expected an unquantised weight, found an {} one", name,
+          l.quant ? ops::name_of(l.quant->precision) : "");
+    const Verdict verdict = decide(policy, l, layers);
+    if (!verdict.quantize) continue;
     quants[i] = std::make_unique<models::LinearQuant>();
+    quants[i]->precision = verdict.precision;
     quants[i]->weight_rule = policy.weights;
     quants[i]->input_rule = policy.inputs;
     quants[i]->weight_global = 0;
-    if (policy.activations) quants[i]->input_global = input_scale(policy, name, i, input_amax);
+    if (policy.activations)
+      quants[i]->input_global = input_scale(policy, verdict.precision, name, i, input_amax);
   }
 
   for (std::size_t i = 0; i < linears.size(); ++i) linears[i]->quant = std::move(quants[i]);
@@ -100,13 +107,7 @@ void quantize_cache(models::Model& model, nvfp4::GlobalScale rule,
   const auto scale = [&](float amax, const std::string& name) {
     check(std::isfinite(amax), "quantize", "{}: expected finite keys and values, found {}", name,
           amax);
-    if (amax == 0) return 1.0f;
-    // A denormal scale would lose bits of its own, and readers expect a normal number.
-    const float exact = std::max(amax / nvfp4::kE4M3Max, 0x1p-99f);
-    if (rule == nvfp4::GlobalScale::amax) return exact;
-    int exponent = 0;
-    const bool power = std::frexp(exact, &exponent) == 0.5f;
-    return std::ldexp(1.0f, power ? exponent - 1 : exponent);
+    return ops::fp8_scale(amax, rule);
   };
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     models::Layer& layer = model.layers[i];
@@ -127,6 +128,7 @@ void fix_scales(models::Model& model, const Policy& policy,
   for (std::size_t i = 0; i < parameters.size(); ++i) master_of[parameters[i]] = masters[i];
   for (models::Linear* l : models::linears(model)) {
     if (!l->quant || l->quant->weight_scales.defined()) continue;
+    if (l->quant->precision == ops::Precision::fp8) continue;  // it has no blocks
     Policy by_rule = policy;
     by_rule.hessian_scales = false;
     by_rule.weights = l->quant->weight_rule;

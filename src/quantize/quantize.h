@@ -64,17 +64,17 @@ void quantize(models::Model& model, const Policy& policy, const std::vector<floa
 void quantize_cache(models::Model& model, nvfp4::GlobalScale rule,
                     const std::vector<CacheMaxima>& maxima);
 
-// What the forward pass reads, from an FP32 master: nvfp4 fake quantisation of bf16(master) under
-// the linear's scales (weight_global is raised, never lowered, when a weight outgrew it, unless
-// block scales were chosen before), or bf16(master): ops::ship_ with the scale in `quant`. Throws
-// Error naming the tensor by `name`, its Hugging Face name, when a weight to be quantised is not
-// finite, or too large for NVFP4.
+// What the forward pass reads, from an FP32 master: NVFP4 or FP8 fake quantisation of bf16(master)
+// under the linear's scales (weight_global is raised, never lowered, when a weight outgrew it,
+// unless block scales were chosen before), or bf16(master): ops::ship_ with the scale in `quant`.
+// Throws Error naming the tensor by `name`, its Hugging Face name, when a weight to be quantised is
+// not finite, or too large for NVFP4.
 void shipped_value(const std::string& name, const at::Tensor& master, models::LinearQuant* quant,
                    nvfp4::GlobalScale rule, at::Tensor& value);
 
 // Keeps the block scales that the rule gives each quantised weight as data
-// (LinearQuant::weight_scales), where there are none yet: for who learns them. Changes no value.
-// `masters`: in the order of models::parameters(). On a CPU.
+// (LinearQuant::weight_scales), where it has blocks and none yet: for who learns them. Changes no
+// value. `masters`: in the order of models::parameters(). On a CPU.
 void fix_scales(models::Model& model, const Policy& policy, const std::vector<at::Tensor>& masters);
 
 // A rounded weight, packed as nvfp4::quantize does it, uint8.

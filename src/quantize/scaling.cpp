@@ -46,13 +46,15 @@ void note_inputs(Inputs& in, const at::Tensor& x, std::int64_t wanted) {
 // Quantised readers whose inputs were seen: what they make of x, W x, and its error under scales.
 class Outputs {
  public:
+  // `layers`: of the model, for the policy.
   Outputs(const Policy& policy, const Site& site, const std::vector<const Linear*>& readers,
-          const InputsOf& inputs)
+          const InputsOf& inputs, std::int64_t layers)
       : policy_(policy), site_(site) {
     for (const Linear* l : readers) {
       const Inputs& in = inputs.at(l);
       const at::Tensor x = at::cat(in.rows);
-      readers_.push_back({l, x, in.largest, ops::linear(x, l->weight.value)});
+      const bool fp8 = decide(policy, *l, layers).precision == ops::Precision::fp8;
+      readers_.push_back({l, x, in.largest, ops::linear(x, l->weight.value), fp8});
     }
   }
 
@@ -62,7 +64,10 @@ class Outputs {
     for (const Reader& r : readers_) {
       const at::Tensor weight = r.linear->weight.value.mul(columns);
       at::Tensor value = at::empty_like(weight);
-      ops::ship_(weight, value, at::zeros({}), {}, policy_.weights, policy_.global);
+      if (r.fp8)
+        ops::ship_fp8_(weight, value, at::zeros({}), policy_.global);
+      else
+        ops::ship_(weight, value, at::zeros({}), {}, policy_.weights, policy_.global);
       const at::Tensor made = ops::linear(input(r, columns), value);
       sum += made.sub(r.made).square().sum(at::kDouble).item<double>();
     }
@@ -73,6 +78,7 @@ class Outputs {
   struct Reader {
     const Linear* linear;
     at::Tensor x, largest, made;
+    bool fp8;
   };
 
   at::Tensor input(const Reader& r, const at::Tensor& columns) const {
@@ -80,9 +86,13 @@ class Outputs {
     if (!policy_.activations) return x;
     const auto amax = r.largest.div(columns).max().item<double>() * policy_.input_headroom;
     if (amax == 0) return x;
+    const at::Tensor clipped = at::zeros({}, at::kLong);
+    if (r.fp8)
+      return ops::fake_quantize_fp8(x, ops::fp8_scale(static_cast<float>(amax), policy_.global),
+                                    clipped);
     const float global =
         nvfp4::global_scale(static_cast<float>(amax), policy_.global, policy_.inputs);
-    return ops::fake_quantize(x, {global, policy_.inputs, at::zeros({}, at::kLong)});
+    return ops::fake_quantize(x, {global, policy_.inputs, clipped});
   }
 
   const Policy& policy_;
@@ -167,7 +177,7 @@ std::vector<SiteScales> scale_channels(models::Model& model, const Policy& polic
       if (rule == ScaleRule::smoothquant)
         all.push_back(smooth(site, readers, channels_of(site, largest, true), smoothing));
       else
-        all.push_back(search(site, Outputs(policy, site, readers, inputs),
+        all.push_back(search(site, Outputs(policy, site, readers, inputs, layers),
                              channels_of(site, sum.div(static_cast<double>(count)), false)));
     }
     if (progress) progress(i + 1);

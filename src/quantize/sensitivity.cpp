@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <numeric>
 
 #include "core/error.h"
 #include "ops/head_loss.h"
@@ -114,13 +113,17 @@ void add(std::vector<Group>& groups, Linear& l, const std::string& kind) {
     g.sensitivity.patterns.push_back(linear_name(part));
 }
 
-// Linears that choose_quantised() has marked.
-std::vector<Group> groups_of(Model& model) {
+// Linears that the policy quantises.
+std::vector<Group> groups_of(Model& model, const Policy& policy) {
   std::vector<Group> groups;
+  const auto layers = static_cast<std::int64_t>(model.layers.size());
   for (Linear* l : models::linears(model)) {
-    if (!l->quant) continue;
+    const Verdict v = decide(policy, *l, layers);
+    if (!v.quantize) continue;
     const bool routed = l->kind.starts_with("expert ");
     add(groups, *l, routed ? "experts" : l->kind);
+    Sensitivity& s = groups.back().sensitivity;
+    s.least = s.format = v.precision == ops::Precision::fp8 ? Format::fp8 : Format::nvfp4;
   }
   for (Group& g : groups) {
     if (g.sensitivity.kind != "experts") continue;
@@ -163,70 +166,73 @@ class Quantised {
   std::vector<at::Tensor> originals_;
 };
 
+// How choose_quantised() quantises the linears of an unquantised model, which it stays.
+Quantised::Quants quants_by(Model& model, const Policy& policy,
+                            const std::vector<float>& input_amax) {
+  choose_quantised(model, policy, input_amax);
+  Quantised::Quants quants;
+  for (Linear* l : models::linears(model))
+    if (l->quant) quants[l] = std::move(l->quant);
+  return quants;
+}
+
+// The same linears, all in FP8.
+Policy in_fp8(Policy policy, const std::vector<Group>& groups) {
+  for (const Group& g : groups)
+    for (const std::string& pattern : g.sensitivity.patterns)
+      policy.rules.push_back({pattern, true, "", ops::Precision::fp8});
+  return policy;
+}
+
 }  // namespace
 
+std::string_view name_of(Format format) {
+  return format == Format::bf16  ? "BF16"
+         : format == Format::fp8 ? ops::name_of(ops::Precision::fp8)
+                                 : ops::name_of(ops::Precision::nvfp4);
+}
+
 std::vector<Sensitivity> sensitivities(
-    Model& model, const Policy& policy, const std::vector<float>& input_amax,
+    Model& model, const Policy& policy, bool fp8, const std::vector<float>& input_amax,
     const std::vector<models::Tokens>& batches,
     const std::function<void(std::size_t done, std::size_t all)>& progress) {
   const at::NoGradGuard no_grad;
-  choose_quantised(model, policy, input_amax);
-  std::vector<Group> groups = groups_of(model);
-  Quantised::Quants quants;
-  for (const Group& g : groups)
-    for (Linear* l : g.linears) quants[l] = std::move(l->quant);
+  std::vector<Group> groups = groups_of(model, policy);
+  Quantised::Quants by_policy = quants_by(model, policy, input_amax), as_fp8;
+  if (fp8) as_fp8 = quants_by(model, in_fp8(policy, groups), input_amax);
 
   Walk walk(model, batches);
   std::size_t layer = 0;
   std::vector<Sensitivity> out;
   for (Group& g : groups) {
-    const bool head = g.sensitivity.layer < 0;
-    const auto here = head ? model.layers.size() : static_cast<std::size_t>(g.sensitivity.layer);
+    Sensitivity& s = g.sensitivity;
+    const bool head = s.layer < 0;
+    const auto here = head ? model.layers.size() : static_cast<std::size_t>(s.layer);
     for (; layer < here; ++layer) walk.pass(layer);
-    const Quantised quantised(g, quants, policy.global);
-    g.sensitivity.kl = walk.kl(here, [](const models::Tokens&, const at::Tensor& s) { return s; });
-    check(std::isfinite(g.sensitivity.kl), kOperation,
-          "{} of layer {}: expected a finite KL when it is quantised, found {}", g.sensitivity.kind,
-          g.sensitivity.layer, g.sensitivity.kl);
-    out.push_back(g.sensitivity);
+    const auto kl_of = [&](Quantised::Quants& quants) {
+      const Quantised quantised(g, quants, policy.global);
+      const double kl =
+          walk.kl(here, [](const models::Tokens&, const at::Tensor& stream) { return stream; });
+      check(std::isfinite(kl), kOperation,
+            "{} of layer {}: expected a finite KL when it is quantised, found {}", s.kind, s.layer,
+            kl);
+      return kl;
+    };
+    s.kl = kl_of(by_policy);
+    if (fp8 && s.least == Format::nvfp4) s.kl_fp8 = kl_of(as_fp8);
+    out.push_back(s);
     if (progress) progress(out.size(), groups.size());
   }
   return out;
 }
 
-double choose(std::vector<Sensitivity>& groups, double bits) {
-  check(bits >= kNvfp4Bits && bits <= kBf16Bits, kOperation,
-        "bits: expected {} (all NVFP4) to {} (all BF16), found {}", kNvfp4Bits, kBf16Bits, bits);
-  check(!groups.empty(), kOperation, "the policy quantises nothing: there is nothing to choose");
-  double all = 0;
-  for (Sensitivity& g : groups) {
-    g.quantised = true;
-    all += static_cast<double>(g.weights);
-  }
-  std::vector<std::size_t> order(groups.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto worth = [&](std::size_t i) {
-    return groups[i].kl / static_cast<double>(groups[i].weights);
-  };
-  std::ranges::stable_sort(order,
-                           [&](std::size_t a, std::size_t b) { return worth(a) > worth(b); });
-  // In weights; what rounding does to a share of all must not cost a group.
-  const double room = all * (bits - kNvfp4Bits) / (kBf16Bits - kNvfp4Bits) * (1 + 1e-12);
-  double taken = 0;
-  for (const std::size_t i : order) {
-    const auto weights = static_cast<double>(groups[i].weights);
-    if (groups[i].kl <= 0 || taken + weights > room) continue;
-    groups[i].quantised = false;
-    taken += weights;
-  }
-  return kNvfp4Bits + (kBf16Bits - kNvfp4Bits) * taken / all;
-}
-
 std::vector<Rule> rules_of(const std::vector<Sensitivity>& groups) {
   std::vector<Rule> rules;
   for (const Sensitivity& g : groups)
-    if (!g.quantised)
-      for (const std::string& pattern : g.patterns) rules.push_back({pattern, false, "sensitive"});
+    if (g.format != g.least)
+      for (const std::string& pattern : g.patterns)
+        rules.push_back({pattern, g.format == Format::fp8, "sensitive",
+                         g.format == Format::fp8 ? ops::Precision::fp8 : ops::Precision::nvfp4});
   return rules;
 }
 
@@ -237,15 +243,16 @@ std::string sensitivity_table(const std::vector<Sensitivity>& groups) {
     if (std::ranges::find(kinds, g.kind) == kinds.end()) kinds.push_back(g.kind);
     by_layer[g.layer][g.kind] = &g;
   }
+  const auto mark = [](Format f) { return f == Format::bf16 ? '*' : f == Format::fp8 ? '+' : ' '; };
   std::string text = fmt::format("{:>5}", "layer");
   for (const std::string& kind : kinds) text += fmt::format(" {:>11}", kind);
   for (const auto& [layer, row] : by_layer) {
     text += layer < 0 ? fmt::format("\n{:>5}", "") : fmt::format("\n{:>5}", layer);
     for (const std::string& kind : kinds) {
       const auto cell = row.find(kind);
-      text += cell == row.end() ? fmt::format(" {:>11}", "")
-                                : fmt::format(" {:>10.3g}{}", cell->second->kl,
-                                              cell->second->quantised ? ' ' : '*');
+      text += cell == row.end()
+                  ? fmt::format(" {:>11}", "")
+                  : fmt::format(" {:>10.3g}{}", cell->second->kl, mark(cell->second->format));
     }
   }
   return text + "\n";

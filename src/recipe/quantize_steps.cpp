@@ -124,8 +124,9 @@ namespace {
 std::string as_yaml(const std::vector<quantize::Rule>& rules) {
   std::string text;
   for (const quantize::Rule& rule : rules)
-    text += fmt::format("{}{{pattern: '{}', quantize: {}}}", text.empty() ? "" : ", ", rule.pattern,
-                        rule.quantize);
+    text +=
+        fmt::format("{}{{pattern: '{}', quantize: {}{}}}", text.empty() ? "" : ", ", rule.pattern,
+                    rule.quantize, rule.precision == ops::Precision::fp8 ? ", format: fp8" : "");
   return "[" + text + "]";
 }
 
@@ -136,10 +137,15 @@ MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
                                 const std::vector<models::Tokens>& batches) {
   if (recipe.quantize.bits == 0) return {};
   MixedPrecision chosen;
+  const bool fp8 = policy.activations && format_has_fp8(recipe);
+  if (!fp8)
+    note("bits        of NVFP4 and BF16 alone: {}",
+         policy.activations ? recipe.format + " has no weights in FP8"
+                            : "FP8 quantises inputs too, which this policy does not");
   {
     Progress progress("sensitivity ");
     chosen.groups = quantize::sensitivities(
-        model, policy, calibration.input_amax,
+        model, policy, fp8, calibration.input_amax,
         first_tokens(batches, recipe.quantize.sensitivity_tokens),
         [&](std::size_t done, std::size_t all) {
           progress.show(fmt::format("{}/{} groups of linears", done, all), done == all);
@@ -148,8 +154,8 @@ MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
   chosen.bits = quantize::choose(chosen.groups, recipe.quantize.bits);
   const auto rules = quantize::rules_of(chosen.groups);
   note(
-      "sensitivity KL to the unquantised model, nats a token, of each group alone; * stays "
-      "BF16\n{}",
+      "sensitivity KL to the unquantised model, nats a token, of each group alone in the policy's "
+      "precision; * stays BF16, + becomes FP8\n{}",
       quantize::sensitivity_table(chosen.groups));
   note("bits        {:.3f} a weight of at most {}; the same as quantize.rules: {}", chosen.bits,
        recipe.quantize.bits, as_yaml(rules));

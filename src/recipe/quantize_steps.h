@@ -45,8 +45,9 @@ struct Calibration {
 Calibration calibrate(const models::Model& model, const quantize::Policy& policy,
                       const std::vector<models::Tokens>& batches);
 
-// quantize.bits on an unquantised model: what each group costs, which stay BF16, and the mean bits.
-// Says so on stderr, with the rules that say the same in a recipe. Nothing for bits: 0.
+// quantize.bits on an unquantised model: what each group costs, which become FP8 or stay BF16, and
+// the mean bits. Says so on stderr, with the rules that say the same in a recipe. Nothing for bits:
+// 0.
 struct MixedPrecision {
   std::vector<quantize::Sensitivity> groups;
   double bits = 0;

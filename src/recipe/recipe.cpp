@@ -37,6 +37,26 @@ bool by_hessians(const Recipe& r) {
 
 }  // namespace
 
+bool format_has_fp8(const Recipe& r) {
+  return r.format != "gguf" && r.format != "gguf-q8_0" && r.format != "mlx" &&
+         r.format != "torchao";
+}
+
+void check_precisions(const Recipe& r) {
+  for (const PolicyRule& rule : r.quantize.rules) {
+    if (rule.format != "fp8") continue;
+    check(rule.quantize, "recipe",
+          "quantize.rules: {}: format: fp8 is for quantize: true; BF16 has no format",
+          rule.pattern);
+    check(format_has_fp8(r), "recipe",
+          "quantize.rules: {}: {} has no weights in FP8: what was trained would be shipped as "
+          "something else; write modelopt, compressed-tensors, hf-bf16 or gguf-bf16",
+          rule.pattern, r.format);
+    check(r.device == "cpu", "recipe", "quantize.rules: {}: format: fp8 is for device: cpu so far",
+          rule.pattern);
+  }
+}
+
 bool needs_calibration(const Recipe& r) {
   return r.quantize.policy != "nvfp4-weight-only" || r.quantize.kv_cache == "fp8" ||
          by_hessians(r) || r.quantize.bits > 0 ||
@@ -102,6 +122,7 @@ void validate(const Recipe& r) {
   require(r.quantize.bits == 0 || r.device == "cpu", "quantize.bits", "is for device: cpu so far");
   require(r.quantize.smoothing >= 0 && r.quantize.smoothing <= 1, "quantize.smoothing",
           "must be 0 to 1");
+  check_precisions(r);
   require(r.quantize.bits == 0 || (r.quantize.bits >= 4.5 && r.quantize.bits <= 16),
           "quantize.bits", "must be 4.5 (all NVFP4) to 16 (all BF16), or 0");
   require(r.method != "qat" || r.loss == ops::LossWeights{}, "loss",

@@ -32,12 +32,14 @@ struct PolicyRule {
   static constexpr const char* required = "pattern|quantize";
   std::string pattern;
   bool quantize = false;
+  std::string format = "nvfp4";  // where it quantises
 };
 template <class P, class F>
 requires std::is_same_v<std::remove_const_t<P>, PolicyRule>
 void for_each_key(P& p, F&& f) {
   f("pattern", p.pattern, "", "");
   f("quantize", p.quantize, "", "");
+  f("format", p.format, "nvfp4|fp8", "");
 }
 
 struct Recipe {
@@ -120,13 +122,15 @@ void for_each_key(R& r, F&& f) {
 
   f("quantize.policy", r.quantize.policy,
     "nvfp4|nvfp4-weight-only|nvfp4-mlp-only|nvfp4-nano-9b-v2|nvfp4-nano-30b-a3b",
-    "which matrices become NVFP4 (lm_head stays BF16)");
+    "which matrices become NVFP4, or FP8 by quantize.rules (lm_head stays BF16)");
   f("quantize.rules", r.quantize.rules, "",
-    "further rules over HF names, later ones win: [{pattern: '*.0.mlp.*', quantize: false}]");
+    "further rules over HF names, later ones win: [{pattern: '*.0.mlp.*', quantize: false}, "
+    "{pattern: '*.o_proj', quantize: true, format: fp8}]; format: nvfp4 or fp8 (E4M3, one scale a "
+    "matrix and one for its inputs; on a CPU)");
   f("quantize.keep_first", r.quantize.keep_first, "", "first layers left in BF16");
   f("quantize.keep_last", r.quantize.keep_last, "", "last layers left in BF16");
   f("quantize.global_scale", r.quantize.global_scale, "pow2|amax",
-    "power of two, exact in BF16; or ModelOpt's amax/2688");
+    "power of two, exact in BF16; or ModelOpt's amax/2688, of FP8 amax/448");
   f("quantize.weight_scales", r.quantize.weight_scales, "max|mse|four_over_six|hessian",
     "how a block of 16 weights gets its scale; hessian: least error of the results (on a CPU)");
   f("quantize.rounding", r.quantize.rounding, "nearest|gptq",
@@ -144,10 +148,12 @@ void for_each_key(R& r, F&& f) {
   f("quantize.smoothing", r.quantize.smoothing, "",
     "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
   f("quantize.bits", r.quantize.bits, "",
-    "mean bits of the weights that the policy quantises, 4.5 to 16: those whose quantisation "
-    "costs the most KL stay BF16; 0: all are quantised");
+    "mean bits of the weights that the policy quantises, 4.5 to 16: each gets NVFP4, FP8 (where "
+    "inputs "
+    "are quantised, and not for formats gguf, gguf-q8_0 and mlx) or BF16 so that their KLs "
+    "sum to the least; 0: as the policy says");
   f("quantize.sensitivity_tokens", r.quantize.sensitivity_tokens, ">0",
-    "of the calibration data, on which that KL is measured");
+    "of the calibration data, on which these KLs are measured");
 
   f("calibration.data", r.calibration.data, "",
     "file to calibrate on (scales, Hessians, transformations, bits); empty: the first training "
@@ -247,6 +253,10 @@ void set_key(Recipe& recipe, const std::string& key, const std::string& value,
 void set_assignment(Recipe& recipe, const std::string& assignment);
 // Whether the teacher writes what is learned from.
 bool is_data_free(const Recipe& recipe);
+// Whether its format holds weights in FP8, or their values in BF16.
+bool format_has_fp8(const Recipe& recipe);
+// Throws Error for rules that ask for FP8 where the format or the device has none.
+void check_precisions(const Recipe& recipe);
 // Whether anything before training reads data.
 bool needs_calibration(const Recipe& recipe);
 // What is missing or contradictory before anything is loaded: one Error naming the key.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <ctime>
+#include <set>
 
 #include "checkpoint/out_model.h"
 #include "core/console.h"
@@ -98,7 +99,8 @@ report::Run report_of(const Outcome& o) {
   if (!o.benchmarks.empty()) run.benchmarks = compare(o.benchmarks);
   for (const auto& e : o.layer_errors) run.layer_errors.push_back({e.name, e.sqnr_db});
   for (const auto& s : o.sensitivities)
-    run.sensitivities.push_back({s.kind, s.layer, s.patterns, s.weights, s.kl, s.quantised});
+    run.sensitivities.push_back({s.kind, s.layer, s.patterns, s.weights, s.kl, s.kl_fp8,
+                                 std::string(quantize::name_of(s.format)), s.format != s.least});
   run.bits = o.bits;
   for (const auto& row : o.coverage)
     run.coverage.push_back({row.kind, row.tensors, row.parameters, row.bytes_before,
@@ -175,10 +177,16 @@ std::string summary(const Outcome& o) {
   std::string text = fmt::format("\n{}", report::metrics_table(run));
   if (!run.benchmarks.rows.empty()) text += "\n" + report::benchmark_table(run.benchmarks);
   for (const Sample& s : o.samples) text += fmt::format("\n{}: {}\n", s.label, s.text);
-  text += fmt::format("\n{} parameters: {} in BF16, {} in NVFP4",
+  std::set<std::string_view> formats;
+  for (const auto& row : o.coverage)
+    if (row.quantized) formats.insert(quantize::format_of(row));
+  text += fmt::format("\n{} parameters: {} in BF16, {} in {}",
                       human_count(static_cast<double>(o.parameters)),
                       human_bytes(static_cast<double>(o.bytes_before)),
-                      human_bytes(static_cast<double>(o.bytes_after)));
+                      human_bytes(static_cast<double>(o.bytes_after)),
+                      formats.empty()       ? "BF16"
+                      : formats.size() == 1 ? *formats.begin()
+                                            : "NVFP4 and FP8");
   if (o.training.seconds > 0)
     text += fmt::format("; {} tokens in {} ({} tokens/s)",
                         human_count(static_cast<double>(o.training.tokens)),

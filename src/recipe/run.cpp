@@ -281,8 +281,11 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   const models::Placement placement = models::placement_of(recipe.device);
   const double room = placement.device.is_cpu() ? 0 : models::memory_of(placement.device).free;
   LoadedModel student = load_model(recipe.model, placement);
-  check(!student.quantized(), "distill",
-        "{}: is already quantised; distil from the BF16 checkpoint", recipe.model);
+  check(
+      !student.quantized(), "distill",
+      "{}: is already quantised; distil from the BF16 checkpoint, or from its values (qad convert "
+      "--format hf-bf16)",
+      recipe.model);
   const std::string teacher_path = recipe.teacher.empty() ? recipe.model : recipe.teacher;
   const LoadedModel teacher = load_model(teacher_path, placement);
   check(!teacher.quantized() || recipe.teacher_quantized, "distill",

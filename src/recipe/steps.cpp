@@ -108,7 +108,8 @@ quantize::Policy policy_of(const Recipe& recipe) {
   const auto& q = recipe.quantize;
   quantize::Policy policy = quantize::preset(q.policy);
   for (const PolicyRule& rule : q.rules)
-    policy.rules.push_back({rule.pattern, rule.quantize, "rule " + rule.pattern});
+    policy.rules.push_back({rule.pattern, rule.quantize, "rule " + rule.pattern,
+                            rule.format == "fp8" ? ops::Precision::fp8 : ops::Precision::nvfp4});
   policy.keep_first = static_cast<int>(q.keep_first);
   policy.keep_last = static_cast<int>(q.keep_last);
   policy.global = q.global_scale == "amax" ? nvfp4::GlobalScale::amax : nvfp4::GlobalScale::pow2;

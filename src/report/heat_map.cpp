@@ -123,8 +123,8 @@ HeatMap sensitivity_map(const std::vector<Sensitivity>& groups) {
         s.layer, s.kind,
         {s.kl,
          fmt::format("{}: {} nats a token, {}", s.patterns.empty() ? s.kind : s.patterns.front(),
-                     number(s.kl, 3), s.quantized ? "NVFP4" : "BF16"),
-         !s.quantized});
+                     number(s.kl, 3), s.format),
+         s.raised});
   grid.finish();
   return map;
 }

@@ -164,16 +164,17 @@ std::string figure(const HeatMap& map, const char* key) {
 std::string sensitivities(const Run& run) {
   const HeatMap map = sensitivity_map(run.sensitivities);
   if (map.cells.empty()) return {};
-  const auto kept =
-      std::ranges::count_if(run.sensitivities, [](const Sensitivity& s) { return !s.quantized; });
+  const auto in = [&](std::string_view format) {
+    return std::ranges::count(run.sensitivities, format, &Sensitivity::format);
+  };
   return heading("What quantisation costs, by layer") +
          fmt::format(
              "<p>Each group of linears was quantised alone and its KL measured on calibration "
              "data; "
-             "darker costs more. Of {} groups {} stay in BF16, which makes {} bits a "
-             "weight.</p>\n",
-             run.sensitivities.size(), kept, number(run.bits)) +
-         figure(map, "<span>● stays in BF16</span>");
+             "darker costs more. Of {} groups {} stay in BF16 and {} are in FP8, which makes {} "
+             "bits a weight.</p>\n",
+             run.sensitivities.size(), in("BF16"), in("FP8"), number(run.bits)) +
+         figure(map, "<span>● FP8 or BF16 instead</span>");
 }
 
 std::string layers(const Run& run) {

@@ -48,8 +48,10 @@ struct Sensitivity {
   int layer = -1;
   std::vector<std::string> patterns;  // of their names
   std::int64_t weights = 0;
-  double kl = 0;  // nats a token
-  bool quantized = true;
+  double kl = 0;  // nats a token, as the policy quantises
+  std::optional<double> kl_fp8 = {};
+  std::string format = "NVFP4";  // or FP8, BF16: what was chosen
+  bool raised = false;           // above the policy's
 };
 struct CoverageRow {
   std::string kind;
@@ -106,7 +108,7 @@ std::string metrics_table(const Run& run);
 // {teacher, ptq, student: {ce, ce_se, ppl, ppl_se, kl, kl_se, top1, top1_se}, tokens, seconds,
 // tokens_per_second, bytes: {before, after}}; null where there is nothing. Non-finite numbers are
 // null too. Where sensitivities were measured also mixed_precision: {bits, groups: [{kind, layer,
-// weights, kl, quantized}], rules: [{pattern, quantize}]}.
+// weights, kl, kl_fp8 (or null), format}], rules: [{pattern, quantize, format: fp8}]}.
 Json result_json(const Run& run);
 
 // A page without scripts or outside resources: light and dark, phone and paper.

@@ -130,10 +130,13 @@ Json mixed_precision_json(const Run& run) {
                       {"layer", s.layer},
                       {"weights", s.weights},
                       {"kl", finite(s.kl)},
-                      {"quantized", s.quantized}});
-    if (s.quantized) continue;
-    for (const std::string& pattern : s.patterns)
-      rules.push_back({{"pattern", pattern}, {"quantize", false}});
+                      {"kl_fp8", s.kl_fp8 ? finite(*s.kl_fp8) : Json()},
+                      {"format", s.format}});
+    if (!s.raised) continue;
+    for (const std::string& pattern : s.patterns) {
+      rules.push_back({{"pattern", pattern}, {"quantize", s.format != "BF16"}});
+      if (s.format == "FP8") rules.back()["format"] = "fp8";
+    }
   }
   return {{"bits", run.bits}, {"groups", std::move(groups)}, {"rules", std::move(rules)}};
 }

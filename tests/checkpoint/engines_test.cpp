@@ -38,6 +38,18 @@ struct Model {
                               }};
     return m.weights.back();
   }
+  // The weights from number `first` on in FP8; that one under another scale than 0.5.
+  void as_fp8(float scale, std::size_t first) {
+    for (std::size_t i = first == 1 ? 0 : first; i < m.weights.size(); ++i) {
+      OutWeight& w = m.weights[i];
+      if (!w.nvfp4) continue;
+      const auto n = static_cast<std::size_t>(w.shape[0] * w.shape[1]);
+      w.nvfp4.reset();
+      w.fp8 = {{i == first ? scale : 0.5f}, 0.25f, [n](std::uint8_t* codes) {
+                 std::fill_n(codes, n, std::uint8_t{0x38});
+               }};
+    }
+  }
   void plain(const std::string& name) {
     m.weights.push_back({name, {32, 64}, DType::bf16, {}, {}, {}});
     m.weights.back().fill = [](std::byte* out) { std::fill_n(out, 32 * 64 * 2, std::byte{0}); };
@@ -66,7 +78,12 @@ TEST(Engines, TakeWhatWeWrite) {
         std::pair<Layout, std::vector<std::string>>(compressed_tensors_folder,
                                                     {"vllm", "sglang", "trtllm", "transformers"})})
     for (const std::string& engine : engines)
-      EXPECT_THAT(found(folder_of(Model(), layout), engine), IsEmpty()) << engine;
+      for (const int mixture : {0, 1, 2}) {
+        Model model;
+        if (mixture == 1) model.add("model.layers.0.mlp.down_proj", 64);
+        if (mixture > 0) model.as_fp8(0.5f, mixture == 1 ? 5 : 0);  // down_proj alone, or all
+        EXPECT_THAT(found(folder_of(model, layout), engine), IsEmpty()) << engine << mixture;
+      }
 }
 
 // Each rule, a change that breaks it, and what is then said to an engine that it is about.
@@ -96,7 +113,7 @@ std::vector<Break> breaks() {
   const auto flat = [](OutFolder& f) -> Json& { return f.config["quantization_config"]; };
   return {
       {"format", "transformers", modelopt_folder, nothing, nothing,
-       "compressed-tensors and torchao alone"},
+       "NVFP4 by torchao, alone"},
       {"format", "transformers", torchao_folder, nothing, nothing,
        "torchao's act_per_tensor_scale"},
       {"format", "llama.cpp", modelopt_folder, nothing, nothing, "it reads GGUF"},
@@ -108,6 +125,28 @@ std::vector<Break> breaks() {
        [](Model& m) { m.m.weights[1].nvfp4->global_scale = 1; }, nothing, "assertion fails"},
       {"fused-inputs", "sglang", modelopt_folder,
        [](Model& m) { m.m.weights[2].nvfp4->input_scale = 1.0f; }, nothing, "input_scale"},
+      {"fused-scales", "vllm", modelopt_folder, [](Model& m) { m.as_fp8(1, 1); }, nothing,
+       "rounded a second time"},
+      {"fused-scales", "sglang", compressed_tensors_folder, [](Model& m) { m.as_fp8(1, 1); },
+       nothing, "weight_scale 1 and 0.5"},
+      {"fused-inputs", "trtllm", modelopt_folder,
+       [](Model& m) {
+         m.as_fp8(0.5f, 1);
+         m.m.weights[2].fp8->input_scale = 1.0f;
+       },
+       nothing, "input_scale"},
+      {"fused-algorithms", "vllm", modelopt_folder, [](Model& m) { m.as_fp8(0.5f, 2); }, nothing,
+       "they are one matrix there"},
+      {"fused-algorithms", "sglang", compressed_tensors_folder, [](Model& m) { m.as_fp8(0.5f, 2); },
+       nothing, "is FP8 and"},
+      {"input-scale", "vllm", modelopt_folder, [](Model& m) { m.as_fp8(0.5f, 0); },
+       [](OutFolder& f) { drop(f, kQ + ".input_scale"); }, "input_scale is missing"},
+      {"router", "vllm", modelopt_folder,
+       [](Model& m) {
+         m.add("model.layers.1.mlp.gate", 64);
+         m.as_fp8(0.5f, 5);
+       },
+       nothing, "a router in FP8"},
       {"fused-algorithms", "vllm", modelopt_folder,
        [](Model& m) { m.m.weights[2].nvfp4->input_scale.reset(); }, nothing,
        "they are one matrix there"},

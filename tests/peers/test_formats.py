@@ -60,9 +60,9 @@ def dense(tiny):
 
 
 @torch.no_grad()
-def transformers_logits(folder, ids):
-    """Of Transformers with compressed-tensors: decompressed in BF16 at the first pass, then computed in FP32."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+def transformers_logits(folder, ids, dtype=torch.bfloat16):
+    """Of Transformers with compressed-tensors: decompressed in `dtype` at the first pass, then computed in FP32."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     model(ids)
     torch.nn.Module.float(model)
     model.model.rotary_emb.__init__(model.config)  # its frequencies were rounded to BF16

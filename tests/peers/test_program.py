@@ -195,7 +195,7 @@ def test_the_plan_of_a_model_that_is_not_there(tmp_path):
         assert gb(kind) == pytest.approx([bytes * parameters / cards for cards in (1, 4, 8)], rel=0.01)
     assert rows["fits"] == ["no", "no", "yes"]
     assert "keys and values in FP8" in done.stderr and "trains on one card today" in done.stderr
-    assert "is computed on a CPU alone" in done.stderr and "layer 0 is a Mamba mixer" in done.stderr
+    assert "is computed on a CPU alone" not in done.stderr
 
 
 def test_a_full_disk_leaves_nothing(tmp_path):

@@ -217,12 +217,18 @@ TEST(ResultJson, HasItsKeys) {
 TEST(ResultJson, HasTheChoiceOfPrecisions) {
   report::Run run;
   run.bits = 6;
-  run.sensitivities = {{"qkv", 0, {"a.q", "a.k"}, 10, 0.5, false}, {"o", 0, {"a.o"}, 5, 0.1, true}};
+  run.sensitivities = {{"qkv", 0, {"a.q", "a.k"}, 10, 0.5, 0.02, "BF16", true},
+                       {"o", 0, {"a.o"}, 5, 0.1, {}, "NVFP4", false},
+                       {"down", 0, {"a.down"}, 5, 0.3, 0.01, "FP8", true}};
   const Json mixed = result_json(run)["mixed_precision"];
   EXPECT_EQ(mixed["bits"], 6);
-  EXPECT_EQ(mixed["groups"].size(), 2u);
+  ASSERT_EQ(mixed["groups"].size(), 3u);
+  EXPECT_EQ(mixed["groups"][0]["format"], "BF16");
+  EXPECT_EQ(mixed["groups"][0]["kl_fp8"], 0.02);
+  EXPECT_TRUE(mixed["groups"][1]["kl_fp8"].is_null());
   EXPECT_EQ(mixed["rules"], (Json{{{"pattern", "a.q"}, {"quantize", false}},
-                                  {{"pattern", "a.k"}, {"quantize", false}}}));
+                                  {{"pattern", "a.k"}, {"quantize", false}},
+                                  {{"pattern", "a.down"}, {"quantize", true}, {"format", "fp8"}}}));
 }
 
 std::vector<LayerError> errors() {
@@ -258,7 +264,7 @@ TEST(HeatMap, IsDarkestWhereItIsWorst) {
   EXPECT_GT(opacity_of("model.layers.10.self_attn.q_proj"), best);
   // Of KLs the highest is the worst; what stays in BF16 is marked.
   const HeatMap kl =
-      sensitivity_map({{"o", 0, {"x"}, 1, 1e-3, true}, {"o", 1, {"y"}, 1, 1, false}});
+      sensitivity_map({{"o", 0, {"x"}, 1, 1e-3}, {"o", 1, {"y"}, 1, 1, {}, "BF16", true}});
   const std::string chart = heat_chart(kl, 350);
   EXPECT_TRUE(has(chart, "fill-opacity=\"1.000\"><title>y: 1.00 nats a token, BF16"));
   EXPECT_EQ(chart.find("class=\"mark\""), chart.rfind("class=\"mark\""));
