@@ -112,8 +112,7 @@ std::vector<Break> breaks() {
   const auto quantization = [](OutFolder& f) -> Json& { return f.hf_quant_config["quantization"]; };
   const auto flat = [](OutFolder& f) -> Json& { return f.config["quantization_config"]; };
   return {
-      {"format", "transformers", modelopt_folder, nothing, nothing,
-       "NVFP4 by torchao, alone"},
+      {"format", "transformers", modelopt_folder, nothing, nothing, "NVFP4 by torchao, alone"},
       {"format", "transformers", torchao_folder, nothing, nothing,
        "torchao's act_per_tensor_scale"},
       {"format", "llama.cpp", modelopt_folder, nothing, nothing, "it reads GGUF"},
