@@ -110,6 +110,32 @@ void products(const Card& card) {
   });
 }
 
+// Products of a few tokens, whose floor is the reading of the weight: an 8B Llama's gate and up,
+// more than the caches hold.
+void decoding(const Card& card) {
+  constexpr std::int64_t kRows = 2 * 14336, kColumns = 4096;
+  const Tensor weight = bf16({kRows, kColumns}, 0.02);
+  const std::int64_t max = 0;
+  const Tensor rounded =
+      call("qad::fake_quantize", {weight, 0x1p-14, max, at::zeros({}, at::kLong).cuda()})[0]
+          .toTensor();
+  const auto packed = call("qad::pack", {rounded, 0x1p-14});
+  const c10::List<std::int64_t> ends({kRows});
+  const c10::List<double> globals({0x1p-14});
+  const at::IValue none;
+  const double values = static_cast<double>(weight.numel());
+  for (const std::int64_t tokens : {1, 8, 16, 64}) {
+    const Tensor x = bf16({tokens, kColumns});
+    const auto of = [&](const char* name) { return fmt::format("{} of {} tokens", name, tokens); };
+    line(card, of("linear").c_str(), 2 * values, 0, [&] {
+      call("qad::linear", {x, weight, none});
+    });
+    line(card, of("linear_packed").c_str(), 0.5625 * values, 0, [&] {
+      call("qad::linear_packed", {x, packed[0], packed[1], ends, globals, none});
+    });
+  }
+}
+
 // `longest`: a bound that is not reached keeps documents from cuDNN.
 void attention(const Card& card, const Model& m, std::int64_t document, std::int64_t longest) {
   const double T = kTokens, D = static_cast<double>(document);
@@ -187,6 +213,7 @@ int main(int argc, char** argv) {
   }
   tables(card);
   products(card);
+  decoding(card);
   hybrid(card);
   for (const Model& m : {middle, large})
     for (const std::int64_t document : {1024, 4096})

@@ -26,10 +26,28 @@ __device__ float key_sum(float x) {
   return x;
 }
 
-// T: of qkv and the result; kThreads: a key's, each with N of its dimensions.
-template <class T, int kRows, int kThreads, int kWarps>
+// A new key's or value's elements as the cache holds them.
+template <class C, int N, class T>
+__device__ Raw<C, N> raw_to_cache(const T* from, float scale) {
+  const Raw<T, N> raw = *reinterpret_cast<const Raw<T, N>*>(from);
+  if constexpr (std::is_same_v<C, T>) {
+    return raw;
+  } else {
+    float x[N];
+    unpack<T>(raw, x);
+    C c[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) c[n] = to_cache<C>(x[n], scale);
+    Raw<C, N> cached;
+    memcpy(&cached, c, sizeof cached);
+    return cached;
+  }
+}
+
+// T: of qkv and the result; C: of the cache; kThreads: a key's, each with N of its dimensions.
+template <class T, class C, int kRows, int kThreads, int kWarps>
 __global__ void __launch_bounds__(32 * kWarps)
-    decode_kernel(PagedShape s, Heads heads, const T* qkv, T* keys, T* values, T* out, float* mixes,
+    decode_kernel(PagedShape s, Heads heads, const T* qkv, C* keys, C* values, T* out, float* mixes,
                   float2* sums) {
   constexpr int N = kWide<T>, kDim = N * kThreads, kKeys = 32 / kThreads;
   constexpr int kTurns = kRows > 4 ? 2 : 4;  // keys of a thread that are read together
@@ -60,7 +78,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   for (int base = begin + warp * kKeys * kTurns; waits || base < end; base += kRound) {
     // Apart, so that no read waits for the one before.
     std::int64_t at[kTurns];
-    Raw<T, N> k[kTurns], v[kTurns];
+    Raw<C, N> k[kTurns], v[kTurns];
 #pragma unroll
     for (int t = 0; t < kTurns; ++t) {
       const int key = base + t * kKeys + mine;
@@ -69,10 +87,10 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
     for (int t = 0; t < kTurns; ++t) {
       const std::int64_t from_start = (at[t] * s.kv_heads + kv) * kDim + from;
-      k[t] = v[t] = Raw<T, N>{};
+      k[t] = v[t] = Raw<C, N>{};
       if (at[t] < 0 || base + t * kKeys + mine == newest) continue;
-      k[t] = *reinterpret_cast<const Raw<T, N>*>(keys + from_start);
-      v[t] = *reinterpret_cast<const Raw<T, N>*>(values + from_start);
+      k[t] = *reinterpret_cast<const Raw<C, N>*>(keys + from_start);
+      v[t] = *reinterpret_cast<const Raw<C, N>*>(values + from_start);
     }
     if (waits) {
       wait_for_previous();
@@ -82,21 +100,21 @@ __global__ void __launch_bounds__(32 * kWarps)
         if (r >= rows) continue;
         load(token + (head + r) * kDim + from, q[r]);
 #pragma unroll
-        for (int n = 0; n < N; ++n) q[r][n] *= s.scale * kLog2E;
+        for (int n = 0; n < N; ++n) q[r][n] *= s.scale * kLog2E * s.key_scale;
       }
     }
 #pragma unroll
     for (int t = 0; t < kTurns; ++t) {
       if (at[t] < 0 || base + t * kKeys + mine != newest) continue;
-      k[t] = *reinterpret_cast<const Raw<T, N>*>(new_key + from);
-      v[t] = *reinterpret_cast<const Raw<T, N>*>(new_value + from);
+      k[t] = raw_to_cache<C, N>(new_key + from, s.key_scale);
+      v[t] = raw_to_cache<C, N>(new_value + from, s.value_scale);
     }
     float score[kTurns][kRows];
 #pragma unroll
     for (int t = 0; t < kTurns; ++t) {
       const int key = base + t * kKeys + mine;
       float x[N];
-      unpack<T>(k[t], x);
+      unpack<C>(k[t], x);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         float dot = 0;
@@ -119,7 +137,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
     for (int t = 0; t < kTurns; ++t) {
       float x[N];
-      unpack<T>(v[t], x);
+      unpack<C>(v[t], x);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const float p = exp2f(score[t][r] - largest[r]);
@@ -135,8 +153,8 @@ __global__ void __launch_bounds__(32 * kWarps)
       first == 0 && newest >= begin && newest < end ? place_of(s, sequence, newest) : -1;
   if (place >= 0)
     for (int d = threadIdx.x; d < kDim; d += blockDim.x) {
-      keys[(place * s.kv_heads + kv) * kDim + d] = new_key[d];
-      values[(place * s.kv_heads + kv) * kDim + d] = new_value[d];
+      keys[(place * s.kv_heads + kv) * kDim + d] = to_cache<C>(new_key[d], s.key_scale);
+      values[(place * s.kv_heads + kv) * kDim + d] = to_cache<C>(new_value[d], s.value_scale);
     }
 
     // The keys' threads of a warp become one softmax, then the warps.
@@ -173,6 +191,7 @@ __global__ void __launch_bounds__(32 * kWarps)
       all += states[w][r].y * factor;
       x += parts[w][r][d] * factor;
     }
+    x *= s.value_scale;
     const std::int64_t row = sequence * s.heads + head + r;
     if (splits == 1) {
       store(out + row * kDim + d, x / all);
@@ -232,17 +251,22 @@ bool decode_attention(Type type, const PagedShape& s, const void* qkv, void* key
   // BF16 is what models are in on a GPU; another type's kernels would only be compiled.
   using T = __nv_bfloat16;
   if (type != Type::bf16 || s.dim % kWide<T> != 0) return false;
-  return for_shape(heads.each, s.dim / kWide<T>, [&]<int kRows, int kThreads>() {
+  const auto run = [&]<class C, int kRows, int kThreads>() {
     // Shared memory for every warp's rows: 32 KiB at most.
     constexpr int kValues = kRows * kThreads * kWide<T>;
     constexpr int kMost = kValues <= 512 ? 16 : kValues <= 1024 ? 8 : 4;
     // As many warps as help where blocks are fewer than processors; else blocks share one.
     const bool few = std::int64_t{grid.x} * grid.y * grid.z <= processors_of_device();
-    const auto kernel = few ? decode_kernel<T, kRows, kThreads, kMost>
-                            : decode_kernel<T, kRows, kThreads, kMost / 2>;
+    const auto kernel = few ? decode_kernel<T, C, kRows, kThreads, kMost>
+                            : decode_kernel<T, C, kRows, kThreads, kMost / 2>;
     launch(true, kernel, grid, 32 * (few ? kMost : kMost / 2), stream, s, heads,
-           static_cast<const T*>(qkv), static_cast<T*>(keys), static_cast<T*>(values),
+           static_cast<const T*>(qkv), static_cast<C*>(keys), static_cast<C*>(values),
            static_cast<T*>(out), mixes, sums);
+  };
+  return for_cache<T>(s, [&]<class C>() {
+    return for_shape(heads.each, s.dim / kWide<T>, [&]<int kRows, int kThreads>() {
+      run.template operator()<C, kRows, kThreads>();
+    });
   });
 }
 

@@ -79,6 +79,21 @@ constexpr std::int64_t kMostLinearRows = 16;
 void linear_rows(const void* x, const void* weight, const void* bias, std::int64_t rows,
                  std::int64_t outputs, std::int64_t columns, void* y, cudaStream_t stream);
 
+// A weight in NVFP4 as checkpoints lay it out: codes [outputs, columns / 2], scales [outputs,
+// columns / 16]; rows before ends[i], and not before ends[i - 1], have the global scale globals[i].
+struct PackedRows {
+  static constexpr int kMostParts = 4;
+  const std::uint8_t *codes, *scales;
+  int parts;
+  int ends[kMostParts];
+  float globals[kMostParts];
+};
+// As linear_rows for up to kMostPackedRows rows, columns in 32s and 16-byte aligned x and codes,
+// with the weight's values rounded to BF16.
+constexpr std::int64_t kMostPackedRows = 64;
+void linear_packed(const void* x, const PackedRows& weight, const void* bias, std::int64_t rows,
+                   std::int64_t outputs, std::int64_t columns, void* y, cudaStream_t stream);
+
 // One attention over packed documents, as ops::attention describes it.
 struct AttentionShape {
   std::int64_t tokens, heads, kv_heads, dim, documents;
@@ -102,6 +117,8 @@ struct PagedShape {
   // on the device: [sequences + 1], [sequences], [sequences, pages_each]
   const std::int32_t *starts, *lengths, *pages;
   float scale;
+  bool codes;  // the cache holds E4M3 codes of keys / key_scale, values / value_scale
+  float key_scale, value_scale;  // else 1
 };
 // Into how many parts a context is cut, so that few sequences fill the device.
 int paged_attention_splits(const PagedShape& shape);

@@ -50,10 +50,52 @@ Tensor linear_cuda(const Tensor& x, const Tensor& weight, const std::optional<Te
       weight);
 }
 
+Tensor linear_packed_cuda(const Tensor& x, const Tensor& codes, const Tensor& scales,
+                          at::IntArrayRef ends, at::ArrayRef<double> globals,
+                          const std::optional<Tensor>& bias) {
+  const Type type = check_values(x, 2, "linear", "x");
+  const Tensor c = check_beside(codes, at::kByte, x, "linear", "codes"),
+               s = check_beside(scales, at::kByte, x, "linear", "scales");
+  const std::int64_t columns = x.size(1), outputs = ends.empty() ? 0 : ends.back();
+  check_size(c.numel(), outputs * (columns / 2), "linear", "bytes of codes");
+  check_size(s.numel(), outputs * nvfp4::blocks_per_row(columns), "linear", "number of scales");
+  check_size(static_cast<std::int64_t>(globals.size()), static_cast<std::int64_t>(ends.size()),
+             "linear", "number of global scales");
+  if (bias) check_size(bias->numel(), outputs, "linear", "size of bias");
+  const auto* code = c.const_data_ptr<std::uint8_t>();
+  const auto* scale = s.const_data_ptr<std::uint8_t>();
+  if (x.size(0) <= kMostPackedRows && columns % 32 == 0 && ends.size() <= PackedRows::kMostParts &&
+      std::max(columns, outputs) < (std::int64_t{1} << 31) && takes(x, x) &&
+      (!bias || takes(*bias, x)) && reinterpret_cast<std::uintptr_t>(code) % 16 == 0) {
+    PackedRows w{code, scale, static_cast<int>(ends.size()), {}, {}};
+    for (std::size_t i = 0; i < ends.size(); ++i) {
+      w.ends[i] = static_cast<int>(ends[i]);
+      w.globals[i] = static_cast<float>(globals[i]);
+    }
+    const Launch launch(x, "linear");
+    Tensor y = at::empty({x.size(0), outputs}, x.options());
+    linear_packed(x.const_data_ptr(), w, bias ? bias->const_data_ptr() : nullptr, x.size(0),
+                  outputs, columns, y.data_ptr(), launch.stream());
+    launch.done(x, c, s);
+    return y;
+  }
+  const Tensor weight = at::empty({outputs, columns}, x.options());
+  const Launch launch(x, "linear");
+  std::int64_t first = 0;
+  for (std::size_t i = 0; i < ends.size(); first = ends[i++])
+    unpack(type, code + first * (columns / 2), scale + first * nvfp4::blocks_per_row(columns),
+           ends[i] - first, columns, static_cast<float>(globals[i]),
+           static_cast<std::byte*>(weight.data_ptr()) + first * columns * x.element_size(),
+           launch.stream());
+  launch.done(x, c, s);
+  return linear_cuda(x, weight, bias);
+}
+
 TORCH_LIBRARY_IMPL(qad, CUDA, m) {
   // PyTorch lets cuBLAS add up parts of a BF16 product in BF16; sums are FP32 here (NUMERICS.md).
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
   m.impl("linear", linear_cuda);
+  m.impl("linear_packed", linear_packed_cuda);
 }
 
 }  // namespace

@@ -1,41 +1,24 @@
 // Linear layer of few rows in BF16, as decoding has it: what counts is to begin early and to have
-// all of the weight on its way at once. A block takes 8 outputs, its warps share their columns.
-// Tensor cores take x as their 16 rows and the weight as their 8 columns, so that one row of x
-// costs what 16 do; where in a product a column stands is the same for both, so each thread reads
-// 16 bytes as they lie.
+// all of the weight on its way at once.
 #include "cuda/early.cuh"
-#include "cuda/launch.h"
-#include "cuda/vector.cuh"
+#include "cuda/few_rows.cuh"
 
 namespace qad::cuda {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kOutputs = 8;   // of a block
 constexpr int kColumns = 32;  // of a warp at a time: four threads with 8 each
-constexpr int kStep = kWarps * kColumns;
-
-// sums [16 rows, 8 outputs] += a [16, 16] b [16, 8]; PTX ISA, "Matrix Fragments for
-// mma.m16n8k16 with floating point type".
-__device__ void add_product(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
-                            unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
+constexpr int kStep = kFewWarps * kColumns;
 
 // kTurns: a warp's reads that are on their way together. kAll: x may have more than 8 rows.
 template <int kTurns, bool kAll>
-__global__ void __launch_bounds__(32 * kWarps)
+__global__ void __launch_bounds__(32 * kFewWarps)
     linear_rows_kernel(const __nv_bfloat16* __restrict__ x,
                        const __nv_bfloat16* __restrict__ weight,
                        const __nv_bfloat16* __restrict__ bias, int rows, int outputs, int columns,
                        __nv_bfloat16* __restrict__ y) {
-  __shared__ float parts[kWarps][16][kOutputs];
   let_next_begin();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = lane / 4;
-  const int first = blockIdx.x * kOutputs, from = warp * kColumns + lane % 4 * 8;
+  const int first = blockIdx.x * kFewOutputs, from = warp * kColumns + lane % 4 * 8;
   const auto read = [&](const __nv_bfloat16* of, std::int64_t row, int column, bool there) {
     return there && column < columns ? *reinterpret_cast<const uint4*>(of + row * columns + column)
                                      : make_uint4(0, 0, 0, 0);
@@ -65,17 +48,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     if (base - from >= columns) break;  // the same for all threads, whom products need together
     read_weights(base, w);
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) parts[warp][group + i / 2 * 8][lane % 4 * 2 + i % 2] = sums[i];
-  __syncthreads();
-  for (int i = threadIdx.x; i < rows * kOutputs; i += blockDim.x) {
-    const int row = i / kOutputs, output = first + i % kOutputs;
-    if (output >= outputs) continue;
-    float sum = bias == nullptr ? 0.0f : to_float(bias[output]);
-#pragma unroll
-    for (int p = 0; p < kWarps; ++p) sum += parts[p][row][i % kOutputs];
-    store(y + static_cast<std::int64_t>(row) * outputs + output, sum);
-  }
+  store_sums(sums, bias, rows, first, outputs, y);
 }
 
 }  // namespace
@@ -88,8 +61,8 @@ void linear_rows(const void* x, const void* weight, const void* bias, std::int64
                           ? narrow ? linear_rows_kernel<4, false> : linear_rows_kernel<8, false>
                       : narrow ? linear_rows_kernel<4, true>
                                : linear_rows_kernel<8, true>;
-  launch(true, kernel, static_cast<unsigned>(blocks_for(outputs, kOutputs)), 32 * kWarps, stream,
-         static_cast<const __nv_bfloat16*>(x), static_cast<const __nv_bfloat16*>(weight),
+  launch(true, kernel, static_cast<unsigned>(blocks_for(outputs, kFewOutputs)), 32 * kFewWarps,
+         stream, static_cast<const __nv_bfloat16*>(x), static_cast<const __nv_bfloat16*>(weight),
          static_cast<const __nv_bfloat16*>(bias), static_cast<int>(rows), static_cast<int>(outputs),
          static_cast<int>(columns), static_cast<__nv_bfloat16*>(y));
 }

@@ -88,6 +88,18 @@ __device__ inline int encode_e4m3(float scale) {  // of a value that round_block
                          : (__float_as_int(scale) >> 20) - (120 << 3);
 }
 
+// E2M1 values times 2^-126 are floats whose upper bits are the codes, 0.5 as a subnormal.
+constexpr float kToCodes = 0x1p-126f, kFromCodes = 0x1p126f;
+constexpr int kCodeShift = 22;
+
+__device__ inline float decode_e2m1(unsigned code) {  // 0..15
+  return __uint_as_float((code & 7) << kCodeShift | (code & 8) << 28) * kFromCodes;
+}
+
+__device__ inline float decode_scale(int code) {  // of a checkpoint: NaN stays
+  return code == nvfp4::kE4M3NaN ? __int_as_float(0x7FFFFFFF) : decode_e4m3(code);
+}
+
 // The power of two at or below amax, inverted.
 __device__ inline float error_unit(float amax) {
   const int exponent = __float_as_int(amax) >> 23;

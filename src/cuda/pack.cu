@@ -9,19 +9,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPackVectors = 2, kUnpackVectors = 4;  // that a thread has on their way at once
 
-// E2M1 values times 2^-126 are floats whose upper bits are the codes, 0.5 as a subnormal: there
-// rounding to a code is adding half of its last bit.
-constexpr float kToCodes = 0x1p-126f, kFromCodes = 0x1p126f;
-constexpr unsigned kHalf = 1u << 21, kCodeBits = 0xFFC00000;
-constexpr int kCodeShift = 22;
-
-__device__ inline float decode_e2m1(unsigned code) {  // 0..15
-  return __uint_as_float((code & 7) << kCodeShift | (code & 8) << 28) * kFromCodes;
-}
-
-__device__ inline float decode_scale(int code) {
-  return code == nvfp4::kE4M3NaN ? __int_as_float(0x7FFFFFFF) : decode_e4m3(code);
-}
+// Rounding to a code is adding half of its last bit.
+constexpr unsigned kHalf = 1u << (kCodeShift - 1), kCodeBits = ~0u << kCodeShift;
 
 // 0 if y, rounded to T, has the bits of |x|.
 template <class T, int N>

@@ -12,21 +12,21 @@ using at::Tensor;
 
 constexpr const char* kName = "paged_attention";
 
-void check_cache(const Tensor& cache, const Tensor& qkv, std::int64_t kv_heads, const char* name) {
-  if (!cache.defined() || cache.scalar_type() != qkv.scalar_type() ||
-      cache.device() != qkv.device() || cache.dim() != 4 || !cache.is_contiguous() ||
-      cache.size(1) == 0 || cache.size(2) != kv_heads || cache.size(3) != qkv.size(2))
+void check_cache(const Tensor& cache, bool codes, const Tensor& qkv, std::int64_t kv_heads,
+                 const char* name) {
+  const at::ScalarType type = codes ? at::kByte : qkv.scalar_type();
+  if (!cache.defined() || cache.scalar_type() != type || cache.device() != qkv.device() ||
+      cache.dim() != 4 || !cache.is_contiguous() || cache.size(1) == 0 ||
+      cache.size(2) != kv_heads || cache.size(3) != qkv.size(2))
     fail(kName, "{}: expected contiguous [pages, page tokens, {}, {}] of {} on {}, found {}", name,
-         kv_heads, qkv.size(2), c10::toString(qkv.scalar_type()), qkv.device().str(),
-         describe(cache));
+         kv_heads, qkv.size(2), c10::toString(type), qkv.device().str(), describe(cache));
 }
 
 Tensor paged_attention_cuda(const Tensor& qkv, const Tensor& keys, const Tensor& values,
                             const Tensor& starts, const Tensor& lengths, const Tensor& pages,
                             std::int64_t longest_new, std::int64_t longest, std::int64_t heads,
-                            std::int64_t kv_heads, double scale, double, double) {
-  check(!keys.defined() || keys.scalar_type() != at::kByte, kName,
-        "keys in E4M3 codes: a CPU reads them, a GPU does not yet");
+                            std::int64_t kv_heads, double scale, double key_scale,
+                            double value_scale) {
   const Type type = check_values(qkv, 3, kName, "qkv");
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, kName,
         "heads: expected a multiple of {} key-value heads, found {}", kv_heads, heads);
@@ -34,8 +34,10 @@ Tensor paged_attention_cuda(const Tensor& qkv, const Tensor& keys, const Tensor&
   const std::int64_t dim = qkv.size(2);
   check(dim >= 1 && dim <= kMaxHeadDim, kName, "head size: expected 1 to {}, found {}", kMaxHeadDim,
         dim);
-  check_cache(keys, qkv, kv_heads, "keys");
-  check_cache(values, qkv, kv_heads, "values");
+  const bool codes = keys.defined() && keys.scalar_type() == at::kByte;
+  check_cache(keys, codes, qkv, kv_heads, "keys");
+  check_cache(values, codes, qkv, kv_heads, "values");
+  ops::check_cache_scales(codes, key_scale, value_scale, kName);
   check_size(values.size(0), keys.size(0), kName, "pages of values");
   check_size(values.size(1), keys.size(1), kName, "page tokens of values");
   const Tensor in = qkv.contiguous();
@@ -60,7 +62,10 @@ Tensor paged_attention_cuda(const Tensor& qkv, const Tensor& keys, const Tensor&
                          .starts = from.const_data_ptr<std::int32_t>(),
                          .lengths = tokens.const_data_ptr<std::int32_t>(),
                          .pages = table.const_data_ptr<std::int32_t>(),
-                         .scale = static_cast<float>(scale)};
+                         .scale = static_cast<float>(scale),
+                         .codes = codes,
+                         .key_scale = static_cast<float>(key_scale),
+                         .value_scale = static_cast<float>(value_scale)};
   const Launch launch(in, kName);
   Tensor out = at::empty({shape.tokens, heads * dim}, in.options());
   const int splits = paged_attention_splits(shape);

@@ -37,8 +37,8 @@ __device__ std::int64_t sequence_of(const PagedShape& s, std::int64_t i, F&& fir
 }
 
 // A block a token.
-template <class T>
-__global__ void store_kernel(PagedShape s, const T* qkv, T* keys, T* values) {
+template <class T, class C>
+__global__ void store_kernel(PagedShape s, const T* qkv, C* keys, C* values) {
   const std::int64_t t = blockIdx.x, width = s.kv_heads * s.dim;
   const std::int64_t sequence = sequence_of(s, t, [&](std::int64_t i) { return s.starts[i]; });
   const std::int64_t past = s.lengths[sequence] - new_tokens(s, sequence);
@@ -46,8 +46,8 @@ __global__ void store_kernel(PagedShape s, const T* qkv, T* keys, T* values) {
   if (place < 0) return;
   const T* from = qkv + t * (s.heads + 2 * s.kv_heads) * s.dim + s.heads * s.dim;
   for (std::int64_t i = threadIdx.x; i < width; i += blockDim.x) {
-    keys[place * width + i] = from[i];
-    values[place * width + i] = from[width + i];
+    keys[place * width + i] = to_cache<C>(from[i], s.key_scale);
+    values[place * width + i] = to_cache<C>(from[width + i], s.value_scale);
   }
 }
 
@@ -115,9 +115,10 @@ __device__ void add_values(const T* values, const std::int64_t* places, const fl
   }
 }
 
-template <class T, int kRows, int kChunks>
+// T: of qkv and the result; C: of the cache.
+template <class T, class C, int kRows, int kChunks>
 __global__ void __launch_bounds__(32 * kWarps)
-    paged_kernel(PagedShape s, Tiling tiling, const T* qkv, const T* keys, const T* values,
+    paged_kernel(PagedShape s, Tiling tiling, const T* qkv, const C* keys, const C* values,
                  bool wide, T* out, float* mixes, float2* sums) {
   __shared__ __align__(16) float q[kRows * kMaxHeadDim];
   __shared__ __align__(16) float weights[kWarps][32 * kRows];
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   for (int i = threadIdx.x; i < kRows * dim; i += blockDim.x) {
     const int r = i / dim;
     const std::int64_t row = (token + r / heads) * (s.heads + 2 * s.kv_heads) + head + r % heads;
-    q[i] = r < rows ? to_float(qkv[row * dim + i % dim]) * (s.scale * kLog2E) : 0.0f;
+    q[i] = r < rows ? to_float(qkv[row * dim + i % dim]) * (s.scale * kLog2E * s.key_scale) : 0.0f;
   }
   __syncthreads();
 
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 #pragma unroll
       for (int r = 0; r < kRows; ++r) score[r] = CUDART_NAN_F;  // a missing page, or masked below
     } else if (wide) {
-      add_products<kWide<T>>(q, keys + at, dim, score);
+      add_products<kWide<C>>(q, keys + at, dim, score);
     } else {
       add_products<1>(q, keys + at, dim, score);
     }
@@ -180,9 +181,9 @@ __global__ void __launch_bounds__(32 * kWarps)
     __syncwarp();
     // A later query's value is not even multiplied by 0: it may be NaN.
     if (tile + 31 <= past)
-      add_values<T>(values, places[warp], weights[warp], dim, state, [](int, int) { return true; });
+      add_values<C>(values, places[warp], weights[warp], dim, state, [](int, int) { return true; });
     else
-      add_values<T>(values, places[warp], weights[warp], dim, state,
+      add_values<C>(values, places[warp], weights[warp], dim, state,
                     [&](int i, int r) { return tile + i <= past + r / heads; });
     __syncwarp();
   }
@@ -222,10 +223,11 @@ __global__ void __launch_bounds__(32 * kWarps)
     const std::int64_t row = (token + r / heads) * s.heads + head + r % heads;
     if (splits == 1) {
       for (int d = threadIdx.x; d < dim; d += blockDim.x)
-        store(out + row * dim + d, q[r * dim + d] / total[r].y);
+        store(out + row * dim + d, q[r * dim + d] * s.value_scale / total[r].y);
     } else {
       const std::int64_t partial = blockIdx.z * s.tokens * s.heads + row;
-      for (int d = threadIdx.x; d < dim; d += blockDim.x) mixes[partial * dim + d] = q[r * dim + d];
+      for (int d = threadIdx.x; d < dim; d += blockDim.x)
+        mixes[partial * dim + d] = q[r * dim + d] * s.value_scale;
       if (threadIdx.x == 0) sums[partial] = total[r];
     }
   }
@@ -310,13 +312,15 @@ void paged_attention(Type type, const PagedShape& s, const void* qkv, void* keys
                   static_cast<unsigned>(s.kv_heads * tiling.parts), static_cast<unsigned>(splits));
   for_shape(type, tiling.tokens * tiling.heads, s.dim, [&]<class T, int kRows, int kChunks>() {
     const T* in = static_cast<const T*>(qkv);
-    T *k = static_cast<T*>(keys), *v = static_cast<T*>(values), *y = static_cast<T*>(out);
-    const bool wide = s.dim % kWide<T> == 0 && reinterpret_cast<std::uintptr_t>(k) % 16 == 0;
-    if (!decode_attention(type, s, qkv, keys, values, splits, mixes, sums, out, stream)) {
-      store_kernel<<<static_cast<unsigned>(s.tokens), 128, 0, stream>>>(s, in, k, v);
-      paged_kernel<T, kRows, kChunks>
-          <<<grid, 32 * kWarps, 0, stream>>>(s, tiling, in, k, v, wide, y, mixes, sums);
-    }
+    T* y = static_cast<T*>(out);
+    if (!decode_attention(type, s, qkv, keys, values, splits, mixes, sums, out, stream))
+      for_cache<T>(s, [&]<class C>() {
+        C *k = static_cast<C*>(keys), *v = static_cast<C*>(values);
+        const bool wide = s.dim % kWide<C> == 0 && reinterpret_cast<std::uintptr_t>(k) % 16 == 0;
+        store_kernel<<<static_cast<unsigned>(s.tokens), 128, 0, stream>>>(s, in, k, v);
+        paged_kernel<T, C, kRows, kChunks>
+            <<<grid, 32 * kWarps, 0, stream>>>(s, tiling, in, k, v, wide, y, mixes, sums);
+      });
     if (splits > 1)
       join_kernel<<<static_cast<unsigned>(blocks_for(rows, kWarps)), 32 * kWarps, 0, stream>>>(
           rows, static_cast<int>(s.dim), splits, mixes, sums, y);

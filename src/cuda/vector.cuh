@@ -43,6 +43,10 @@ template <>
 struct RawOf<2> {
   using Type = unsigned short;
 };
+template <>
+struct RawOf<1> {
+  using Type = unsigned char;
+};
 template <class T, int N>
 using Raw = typename RawOf<sizeof(T) * N>::Type;
 

@@ -87,9 +87,11 @@ at::Tensor input_of(const Linears& linears, const ops::ExpertOrder& order, const
 }
 
 at::Tensor apply(const Linears& linears, const at::Tensor& x, const at::Tensor& offsets) {
-  if (!linears.front()->weight.packed) {
+  if (!linears.front()->weight.packed || !x.is_cpu()) {
     std::vector<at::Tensor> weights;
-    for (const Linear* l : linears) weights.push_back(l->weight.value);
+    for (const Linear* l : linears)
+      weights.push_back(l->weight.packed ? ops::unpacked(*l->weight.packed, x.scalar_type())
+                                         : l->weight.value);
     return ops::grouped_linear(x, weights, offsets);
   }
   const at::Tensor y = at::empty({x.size(0), linears.front()->weight.value.size(0)}, x.options());

@@ -332,11 +332,10 @@ at::Tensor forward_paged(const Model& model, const PagedTokens& tokens, const Pa
   Along along;
   along.attend = [&](std::size_t i, const Attention& a, const at::Tensor& qkv) {
     const AttentionConfig& c = a.config;
-    const bool codes = cache.keys[i].scalar_type() == at::kByte;  // else pages hold their values
-    const KvScales scales = codes ? *a.kv_scales : KvScales();
-    return ops::paged_attention(codes ? qkv : rounded(a, qkv), cache.keys[i], cache.values[i],
-                                here.cu_seqlens, lengths, pages, here.longest, tokens.longest,
-                                c.heads, c.kv_heads, attention_scale(c), scales.key, scales.value);
+    const KvScales scales = a.kv_scales.value_or(KvScales());
+    return ops::paged_attention(qkv, cache.keys[i], cache.values[i], here.cu_seqlens, lengths,
+                                pages, here.longest, tokens.longest, c.heads, c.kv_heads,
+                                attention_scale(c), scales.key, scales.value);
   };
   along.convolve = [&](std::size_t i, const Mamba& m, const at::Tensor& xbc) {
     return ops::causal_conv_cached(xbc, m.conv.value, conv_bias(m), here.cu_seqlens, slots,

@@ -188,13 +188,12 @@ void pack_plain(const checkpoint::Checkpoint& c, const checkpoint::Tensor& t,
 }
 
 void pack(const checkpoint::Checkpoint& c, Parameter& p, const Nvfp4Parts& nvfp4,
-          std::vector<Job>& jobs) {
-  const ops::Stored stored = stored_of(c, p, nvfp4);
+          ops::Stored stored, const at::Device& device, std::vector<Job>& jobs) {
   std::vector<ops::GlobalScale> globals;
   if (stored == ops::Stored::nvfp4)
     for (const auto& w : nvfp4) globals.push_back({w->rows, w->global_scale});
   const auto packed = std::make_shared<const ops::PackedWeight>(
-      ops::make_packed(stored, p.value.size(0), p.value.size(1), globals));
+      ops::make_packed(stored, p.value.size(0), p.value.size(1), globals, device));
   p.packed = packed;
   std::int64_t row = 0;
   for (std::size_t i = 0; i < p.parts.size(); ++i) {
@@ -228,7 +227,7 @@ class Reader {
       if (nvfp4.back() && !l.quant) l.quant = quant_of(*nvfp4.back());
     }
     if (!l.quant) l.quant = fp8_quant_of(c_, l.weight);
-    if (placement_.packs_weights) return pack(c_, l.weight, nvfp4, jobs_);
+    if (packs(l.weight, nvfp4)) return;
     std::size_t next = 0;
     parts(l.weight, [&](const Part& part, const at::Tensor& rows) {
       const auto& w = nvfp4[next++];
@@ -238,7 +237,9 @@ class Reader {
       });
     });
   }
-  void embedding(Parameter& p) { placement_.packs_weights ? pack(c_, p, {}, jobs_) : parameter(p); }
+  void embedding(Parameter& p) {
+    if (!packs(p, {})) parameter(p);
+  }
   void parameter(Parameter& p) {
     parts(p, [&](const Part& part, const at::Tensor& rows) { plain(part, rows); });
   }
@@ -248,6 +249,14 @@ class Reader {
   }
 
  private:
+  // Whether a matrix stays packed, and is read as that: on a GPU only NVFP4 does.
+  bool packs(Parameter& p, const Nvfp4Parts& nvfp4) {
+    if (!placement_.packs_weights) return false;
+    const ops::Stored stored = stored_of(c_, p, nvfp4);
+    if (!placement_.device.is_cpu() && stored != ops::Stored::nvfp4) return false;
+    pack(c_, p, nvfp4, stored, placement_.device, jobs_);
+    return true;
+  }
   // Calls fill with room for a part's values, which are `rows`' in FP32.
   void fill(at::Tensor rows, std::function<void(float*)> fill) {
     jobs_.push_back({rows.numel(), [rows, fill = std::move(fill)] {
@@ -296,8 +305,6 @@ Model open_model(const checkpoint::Checkpoint& c, const Placement& placement) {
   check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),
         wrong.size() < 2 ? ""
                          : fmt::format(" (and {} more: qad verify lists them)", wrong.size() - 1));
-  check(!placement.packs_weights || placement.device.is_cpu(), kOperation,
-        "packed weights: expected the CPU, found {}", placement.device.str());
   read_kv_scales(c, model);
   const std::string tied = tied_head_problem(model, c);
   check(tied.empty(), kOperation, "{}: {}", c.path.string(), tied);

@@ -129,7 +129,8 @@ struct Placement {
   // backward pass: up to a quarter more time, so only where memory is shorter still.
   std::int64_t recomputed_layers = 0;
   // Whether weights stay as the checkpoint has them, NVFP4 in 4.5 bits a value, and are unpacked in
-  // products, to the same bits: for models that only write texts, on a CPU.
+  // products, to the same bits: for models that only write texts. On a GPU NVFP4 alone, and
+  // experts' weights anew in each pass.
   bool packs_weights = false;
 };
 // "cpu" or "cuda", for planning.

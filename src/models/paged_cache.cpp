@@ -26,7 +26,7 @@ at::Tensor room(at::IntArrayRef shape, const at::TensorOptions& options) {
 
 // What a key or value is stored as.
 at::ScalarType stored_type(const Model& model, const Attention& a) {
-  return a.kv_scales && model.placement.device.is_cpu() ? at::kByte : model.placement.type;
+  return a.kv_scales ? at::kByte : model.placement.type;
 }
 
 }  // namespace

@@ -69,7 +69,7 @@ Placement placement_of(const std::string& device) {
 
 Placement decoding_placement_of(const std::string& device) {
   Placement placement = placement_of(device);
-  placement.packs_weights = placement.device.is_cpu();
+  placement.packs_weights = true;
   return placement;
 }
 

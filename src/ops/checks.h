@@ -58,6 +58,15 @@ inline void check_size(std::int64_t found, std::int64_t expected, std::string_vi
   check(found == expected, operation, "{}: expected {}, found {}", what, expected, found);
 }
 
+// Of keys and values in FP8; a cache that holds no codes has none.
+inline void check_cache_scales(bool codes, double key_scale, double value_scale,
+                               std::string_view operation) {
+  const auto fits = [](double s) { return s > 0x1p-100 && s < 0x1p100; };
+  check(codes ? fits(key_scale) && fits(value_scale) : key_scale == 1 && value_scale == 1,
+        operation, "key_scale and value_scale: expected {}, found {} and {}",
+        codes ? "positive numbers" : "1, as the cache holds no codes", key_scale, value_scale);
+}
+
 inline nvfp4::BlockScale checked_rule(std::int64_t rule, std::string_view operation) {
   check(rule >= 0 && rule <= static_cast<std::int64_t>(nvfp4::BlockScale::four_over_six), operation,
         "block scale rule: expected 0, 1 or 2, found {}", rule);

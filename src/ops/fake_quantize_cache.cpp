@@ -28,10 +28,7 @@ Tensor fake_quantize_cache(const Tensor& qkv, std::int64_t heads, std::int64_t k
   check(heads > 0 && kv_heads > 0, kName, "expected heads, found {} and {} for keys and values",
         heads, kv_heads);
   check_size(qkv.size(1), heads + 2 * kv_heads, kName, "heads of qkv");
-  const auto fits = [](double s) { return s > 0x1p-100 && s < 0x1p100; };
-  check(fits(key_scale) && fits(value_scale), kName,
-        "key_scale and value_scale: expected positive numbers, found {} and {}", key_scale,
-        value_scale);
+  check_cache_scales(true, key_scale, value_scale, kName);
   const Tensor out = named(
       kName,
       [&] {

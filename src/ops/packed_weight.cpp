@@ -1,7 +1,10 @@
 // Rows into their lanes, and the two operators that read them.
 #include "ops/packed_weight.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <torch/library.h>
 
 #include <bit>
 #include <cstring>
@@ -9,6 +12,8 @@
 #include "nvfp4/nvfp4.h"
 #include "ops/autograd.h"
 #include "ops/dispatch.h"
+#include "ops/pack.h"
+#include "ops/product.h"
 
 namespace qad::ops {
 namespace {
@@ -38,6 +43,48 @@ void check_rows(const PackedWeight& w, std::int64_t first, std::int64_t rows) {
         "expected rows within {}, found {} to {}", w.matrix.rows, first, first + rows);
 }
 
+std::vector<double> globals_of(const PackedWeight& w) {
+  return {w.matrix.globals.begin(), w.matrix.globals.end()};
+}
+
+// Codes and scales as checkpoints lay them out, of parts with a global scale each.
+Tensor unpacked_rows(const Packed& all, std::int64_t cols, at::IntArrayRef ends,
+                     at::ArrayRef<double> globals, at::ScalarType type) {
+  Tensors parts;
+  std::int64_t first = 0;
+  for (std::size_t i = 0; i < ends.size(); first = ends[i++]) {
+    const auto rows = [&](const Tensor& t) { return t.narrow(0, first, ends[i] - first); };
+    parts.push_back(unpack({rows(all.codes), rows(all.scales)}, cols, globals[i], type));
+  }
+  return parts.size() == 1 ? parts[0] : at::cat(parts);
+}
+
+// What a GPU's kernels are held to.
+Tensor linear_packed_cpu(const Tensor& x, const Tensor& codes, const Tensor& scales,
+                         at::IntArrayRef ends, at::ArrayRef<double> globals,
+                         const std::optional<Tensor>& bias) {
+  check_floats(x, 2, "linear", "x");
+  check_tensor(codes, at::kByte, 2, "linear", "codes");
+  check_tensor(scales, at::kByte, 2, "linear", "scales");
+  return product(x, unpacked_rows({codes, scales}, x.size(1), ends, globals, at::kFloat).t(),
+                 bias.value_or(Tensor()));
+}
+
+TORCH_LIBRARY_FRAGMENT(qad, m) {
+  m.def(
+      "linear_packed(Tensor x, Tensor codes, Tensor scales, int[] ends, float[] globals, "
+      "Tensor? bias) -> Tensor");
+}
+TORCH_LIBRARY_IMPL(qad, CPU, m) {
+  m.impl("linear_packed", linear_packed_cpu);
+}
+
+Tensor linear_packed(const Tensor& x, const PackedWeight& w, const Tensor& bias) {
+  static const auto op = find_op<decltype(linear_packed_cpu)>("qad::linear_packed");
+  return call_kernel(op, x, w.words, w.scales, w.matrix.ends, globals_of(w),
+                     bias.defined() ? std::optional(bias) : std::nullopt);
+}
+
 }  // namespace
 
 std::int64_t PackedWeight::nbytes() const {
@@ -45,25 +92,34 @@ std::int64_t PackedWeight::nbytes() const {
 }
 
 PackedWeight make_packed(Stored stored, std::int64_t rows, std::int64_t cols,
-                         const std::vector<GlobalScale>& globals) {
+                         const std::vector<GlobalScale>& globals, const at::Device& device) {
   PackedWeight w;
   PackedMatrix& m = w.matrix;
   m.stored = stored;
   m.rows = rows;
   m.cols = cols;
+  check(device.is_cpu() || stored == Stored::nvfp4, kName, "on a GPU: expected NVFP4");
+  if (stored == Stored::nvfp4) {
+    check(cols % nvfp4::kBlock == 0, kName, "NVFP4: expected columns in blocks of 16, found {}",
+          cols);
+    std::int64_t end = 0;
+    for (const GlobalScale& g : globals) {
+      m.ends.push_back(end += g.rows);
+      m.globals.push_back(g.value);
+    }
+    check(end == rows, kName, "NVFP4: expected global scales of {} rows, found {}", rows, end);
+  }
+  if (!device.is_cpu()) {
+    const auto bytes = at::TensorOptions().dtype(at::kByte).device(device);
+    w.words = at::empty({rows, cols / 2}, bytes);
+    w.scales = at::empty({rows, cols / nvfp4::kBlock}, bytes);
+    return w;
+  }
   w.words = with_zeros_behind(rows, {m.groups(), m.words_per_row(), kSideBySide}, at::kInt);
   m.words = reinterpret_cast<const std::uint32_t*>(w.words.const_data_ptr<std::int32_t>());
   if (stored != Stored::nvfp4) return w;
-  check(cols % nvfp4::kBlock == 0, kName, "NVFP4: expected columns in blocks of 16, found {}",
-        cols);
   w.scales = with_zeros_behind(rows, {m.groups(), cols / nvfp4::kBlock, kSideBySide}, at::kByte);
   m.scales = w.scales.const_data_ptr<std::uint8_t>();
-  std::int64_t end = 0;
-  for (const GlobalScale& g : globals) {
-    m.ends.push_back(end += g.rows);
-    m.globals.push_back(g.value);
-  }
-  check(end == rows, kName, "NVFP4: expected global scales of {} rows, found {}", rows, end);
   return w;
 }
 
@@ -99,6 +155,15 @@ void put_rows(const PackedWeight& w, std::int64_t first, std::int64_t rows,
   const PackedMatrix& m = w.matrix;
   check(m.stored == Stored::nvfp4, kName, "expected values, found codes and scales of NVFP4");
   check_rows(w, first, rows);
+  if (!w.words.is_cpu()) {
+    const auto put = [&](const Tensor& all, const std::uint8_t* bytes) {
+      const Tensor to = all.narrow(0, first, rows);
+      to.copy_(at::from_blob(const_cast<std::uint8_t*>(bytes), to.sizes(), at::kByte));
+    };
+    put(w.words, codes);
+    put(w.scales, scales);
+    return;
+  }
   const std::int64_t per_row = m.words_per_row(), blocks = m.cols / nvfp4::kBlock;
   auto* const words = reinterpret_cast<std::uint32_t*>(w.words.data_ptr<std::int32_t>());
   std::uint8_t* const places = w.scales.data_ptr<std::uint8_t>();
@@ -111,10 +176,16 @@ void put_rows(const PackedWeight& w, std::int64_t first, std::int64_t rows,
   }
 }
 
+Tensor unpacked(const PackedWeight& w, at::ScalarType type) {
+  check(!w.words.is_cpu(), kName, "expected a weight on a GPU");
+  return unpacked_rows({w.words, w.scales}, w.matrix.cols, w.matrix.ends, globals_of(w), type);
+}
+
 Tensor linear(const Tensor& x, const PackedWeight& w, const Tensor& bias) {
   const PackedMatrix& m = w.matrix;
   check(!recording({&x, &bias}), "linear",
         "a packed weight has no gradient, and one is asked for: call it under at::NoGradGuard");
+  if (!w.words.is_cpu()) return linear_packed(x, w, bias);
   check_floats(x, 2, "linear", "x");
   check_size(x.size(1), m.cols, "linear", "columns of x");
   if (bias.defined()) {

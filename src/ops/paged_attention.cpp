@@ -33,20 +33,13 @@ struct Sequences {
   const std::int32_t* pages_of(std::int64_t s) const { return pages + s * per_row; }
 };
 
-void check_cache_scales(bool e4m3, double key_scale, double value_scale) {
-  const auto fits = [](double s) { return s > 0 && s < 0x1p100 && s > 0x1p-100; };
-  check(e4m3 ? fits(key_scale) && fits(value_scale) : key_scale == 1 && value_scale == 1, kName,
-        "key_scale and value_scale: expected {}, found {} and {}",
-        e4m3 ? "positive numbers" : "1, as the cache holds no codes", key_scale, value_scale);
-}
-
 Cache check_cache(const Tensor& qkv, const Tensor& keys, const Tensor& values, double key_scale,
                   double value_scale, std::int64_t heads, std::int64_t kv_heads) {
   check_floats(qkv, 3, kName, "qkv");
   const bool e4m3 = keys.scalar_type() == at::kByte;
   check_tensor(keys, e4m3 ? at::kByte : at::kFloat, 4, kName, "keys");
   check_tensor(values, keys.scalar_type(), 4, kName, "values");
-  check_cache_scales(e4m3, key_scale, value_scale);
+  check_cache_scales(e4m3, key_scale, value_scale, kName);
   check(heads > 0 && kv_heads > 0 && heads % kv_heads == 0, kName,
         "heads: expected a multiple of {} key-value heads, found {}", kv_heads, heads);
   check_size(qkv.size(1), heads + 2 * kv_heads, kName, "heads of qkv");

@@ -11,8 +11,7 @@ namespace qad::ops {
 
 // keys and values of one layer: [pages, page_tokens, kv_heads, D], contiguous, of qkv's type; or
 // bytes, E4M3 codes of keys / key_scale and values / value_scale (nearest even, saturating at 448),
-// which are read as code * scale, the new tokens' own too: a CPU's only. Without codes the scales
-// are 1.
+// which are read as code * scale, the new tokens' own too. Without codes the scales are 1.
 // Attention of the new tokens of several sequences, flat one behind the other, over all that is
 // cached of each. First the new tokens' keys and values are stored in the pages, then query i of a
 // sequence sees every token of it up to its own.

@@ -233,6 +233,11 @@ std::vector<Case> expert_cases() {
   std::vector<Case> cases;
   add_routers(cases);
   add_rows(cases);
+  return cases;
+}
+
+std::vector<Case> expert_product_cases() {
+  std::vector<Case> cases;
   add_products(cases);
   return cases;
 }

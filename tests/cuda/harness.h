@@ -71,5 +71,6 @@ std::vector<Case> head_cases();
 std::vector<Case> optimizer_cases();
 std::vector<Case> mamba_cases();
 std::vector<Case> expert_cases();
+std::vector<Case> expert_product_cases();
 
 }  // namespace qad::cuda::test

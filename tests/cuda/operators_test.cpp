@@ -51,6 +51,9 @@ TEST(Operators, Mamba) {
 TEST(Operators, Experts) {
   run_all(expert_cases());
 }
+TEST(Operators, ExpertProducts) {
+  run_all(expert_product_cases());
+}
 TEST(Operators, Optimizer) {
   run_all(optimizer_cases());
 }

@@ -62,13 +62,17 @@ Tensor pages(const Shape& s) {
   return table;
 }
 
-std::vector<Argument> arguments(const Shape& s) {
+// With `codes` the cache holds E4M3 codes, of which a new token's are equal, too.
+std::vector<Argument> arguments(const Shape& s, bool codes) {
   const std::int64_t tokens = starts(s)[-1].item<std::int32_t>();
   const auto sequences = static_cast<std::int64_t>(s.lengths.size());
   const auto cache = [&] {
-    Argument a = values(random({sequences * pages_each(s), s.page, s.kv_heads, s.dim}));
-    a.changes = true;
-    return a;
+    const std::vector<std::int64_t> shape = {sequences * pages_each(s), s.page, s.kv_heads, s.dim};
+    if (!codes) return changed_values(random(shape));
+    // Both signs of what is finite and of size 1 or so.
+    return changed(
+        (at::randint(0, 0x70, shape, at::kLong) + at::randint(0, 2, shape, at::kLong) * 128)
+            .to(at::kByte));
   };
   // Upper bounds, not to the token; but that there is no more than one new token has kernels of its
   // own.
@@ -84,8 +88,8 @@ std::vector<Argument> arguments(const Shape& s) {
           {s.heads},
           {s.kv_heads},
           {1 / std::sqrt(static_cast<double>(s.dim))},
-          {1.0},
-          {1.0}};
+          {codes ? 0.013 : 1.0},
+          {codes ? 0.011 : 1.0}};
 }
 
 }  // namespace
@@ -101,10 +105,11 @@ std::vector<Case> paged_attention_cases() {
     // As attention's, but that nothing is rounded to BF16 between inputs and result. A result may
     // be the small mean of many values; what is summed has size 1. The cache's bits are equal.
     const double terms = static_cast<double>(s.dim + longest(s.lengths)) + 32;
-    cases.push_back({"paged_attention " + shape,
-                     "qad::paged_attention",
-                     [=] { return arguments(s); },
-                     {{.fp32 = terms, .least = 1}}});
+    for (const bool codes : {false, true})
+      cases.push_back({(codes ? "paged_attention of codes " : "paged_attention ") + shape,
+                       "qad::paged_attention",
+                       [=] { return arguments(s, codes); },
+                       {{.fp32 = terms, .least = 1}}});
   }
   return cases;
 }

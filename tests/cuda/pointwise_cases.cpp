@@ -163,6 +163,49 @@ void add_linear(std::vector<Case>& cases) {
                        {{static_cast<double>(s.in) + 2}}});
 }
 
+// Global scales are powers of two, so that BF16 holds the weights. Shapes: columns for each number
+// of reads on their way, rows of one part and several, more of them than the kernel takes, columns
+// that it does not take.
+void add_linear_packed(std::vector<Case>& cases) {
+  struct Shape {
+    std::int64_t tokens, in;
+    std::vector<std::int64_t> ends;
+  };
+  for (const Shape& s : sizes<Shape>({{1, 32, {8}},
+                                      {1, 576, {576, 768, 960}},
+                                      {8, 1536, {577}},
+                                      {5, 896, {896, 1024, 1152}},
+                                      {9, 2048, {33, 70}},
+                                      {16, 4864, {9}},
+                                      {33, 64, {64, 96, 97, 200}},
+                                      {64, 4096, {40}},
+                                      {65, 64, {64, 100}},
+                                      {3, 48, {7, 20}},
+                                      {2, 64, {5, 9, 12, 20, 31}}},
+                                     {{9, 96, {5, 20}}, {65, 64, {5, 20}}, {3, 48, {7}}}))
+    for (const bool bias : {false, true})
+      cases.push_back({label("linear_packed", {s.tokens, s.in, s.ends.back()}),
+                       "qad::linear_packed",
+                       [=] {
+                         const std::int64_t rows = s.ends.back();
+                         c10::List<std::int64_t> ends;
+                         c10::List<double> globals;
+                         for (const std::int64_t end : s.ends) {
+                           ends.push_back(end);
+                           globals.push_back(
+                               std::ldexp(1.0, -3 - static_cast<int>(globals.size())));
+                         }
+                         return std::vector<Argument>{
+                             values(random({s.tokens, s.in})),
+                             fixed(at::randint(0, 256, {rows, s.in / 2}, at::kByte)),
+                             fixed(at::randint(0x20, 0x40, {rows, s.in / 16}, at::kByte)),
+                             {ends},
+                             {globals},
+                             bias ? values(random({rows})) : Argument{at::IValue()}};
+                       },
+                       {{static_cast<double>(s.in) + 2}}});
+}
+
 }  // namespace
 
 std::vector<Case> pointwise_cases() {
@@ -171,6 +214,7 @@ std::vector<Case> pointwise_cases() {
   add_elementwise(cases);
   add_rope(cases);
   add_linear(cases);
+  add_linear_packed(cases);
   return cases;
 }
 

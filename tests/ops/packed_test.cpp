@@ -2,6 +2,7 @@
 // of rows and threads; that one is held to sums in double in matmul_test.cpp.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <gmock/gmock.h>
 
 #include <random>
@@ -22,18 +23,26 @@ struct Weight {
 };
 
 // Several global scales, none of them a power of two; all E4M3 scales and codes.
-Weight random_nvfp4(std::int64_t rows, std::int64_t cols) {
+struct Nvfp4 {
+  std::vector<std::uint8_t> codes, scales;  // as a checkpoint has them
+  std::vector<GlobalScale> globals;
+};
+Nvfp4 random_codes(std::int64_t rows, std::int64_t cols) {
   std::mt19937 generator(static_cast<unsigned>(rows * 7919 + cols));
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows * cols / 2));
-  std::vector<std::uint8_t> scales(static_cast<std::size_t>(rows * cols / 16));
-  for (std::uint8_t& c : codes) c = static_cast<std::uint8_t>(generator());
-  for (std::uint8_t& s : scales) s = static_cast<std::uint8_t>(generator() % 0x7F);
-  const std::int64_t first = rows / 3;
-  const std::vector<GlobalScale> globals{{first, 0.0123f}, {rows - first, 3.1f}};
-  Weight w{make_packed(Stored::nvfp4, rows, cols, globals), at::empty({rows, cols})};
+  Nvfp4 n{std::vector<std::uint8_t>(static_cast<std::size_t>(rows * cols / 2)),
+          std::vector<std::uint8_t>(static_cast<std::size_t>(rows * cols / 16)),
+          {{rows / 3, 0.0123f}, {rows - rows / 3, 3.1f}}};
+  for (std::uint8_t& c : n.codes) c = static_cast<std::uint8_t>(generator());
+  for (std::uint8_t& s : n.scales) s = static_cast<std::uint8_t>(generator() % 0x7F);
+  return n;
+}
+
+Weight random_nvfp4(std::int64_t rows, std::int64_t cols) {
+  const Nvfp4 n = random_codes(rows, cols);
+  Weight w{make_packed(Stored::nvfp4, rows, cols, n.globals), at::empty({rows, cols})};
   std::int64_t row = 0;
-  for (const GlobalScale& g : globals) {
-    const std::uint8_t *c = codes.data() + row * cols / 2, *s = scales.data() + row * cols / 16;
+  for (const GlobalScale& g : n.globals) {
+    const std::uint8_t *c = n.codes.data() + row * cols / 2, *s = n.scales.data() + row * cols / 16;
     put_rows(w.packed, row, g.rows, c, s);
     nvfp4::dequantize(c, s, g.rows, cols, g.value, w.value.data_ptr<float>() + row * cols);
     row += g.rows;
@@ -90,6 +99,26 @@ TEST_P(Packed, ProductsHaveTheBitsOfTheDequantisedWeight) {
 INSTANTIATE_TEST_SUITE_P(Weights, Packed,
                          ::testing::Values(Stored::fp32, Stored::bf16, Stored::nvfp4),
                          [](const auto& info) { return name_of(info.param); });
+
+// What a GPU's kernel is held to by tests/cuda.
+TEST(PackedWeights, AsCheckpointsLayThemOutHaveTheSameProducts) {
+  constexpr std::int64_t kRows = 70, kCols = 64;
+  const Weight w = random_nvfp4(kRows, kCols);
+  Nvfp4 n = random_codes(kRows, kCols);
+  const auto bytes = [&](std::vector<std::uint8_t>& of) {
+    return at::from_blob(of.data(), {kRows, static_cast<std::int64_t>(of.size()) / kRows},
+                         at::kByte);
+  };
+  const Tensor x = at::randn({5, kCols}), bias = at::randn({kRows});
+  const auto op = c10::Dispatcher::singleton()
+                      .findSchemaOrThrow("qad::linear_packed", "")
+                      .typed<Tensor(const Tensor&, const Tensor&, const Tensor&, at::IntArrayRef,
+                                    at::ArrayRef<double>, const std::optional<Tensor>&)>();
+  const std::vector<std::int64_t> ends{n.globals[0].rows, kRows};
+  const std::vector<double> globals{n.globals[0].value, n.globals[1].value};
+  EXPECT_TRUE(at::equal(op.call(x, bytes(n.codes), bytes(n.scales), ends, globals, bias),
+                        ops::linear(x, w.value, bias)));
+}
 
 TEST(PackedWeights, OddNumbersOfColumns) {
   for (const Stored stored : {Stored::fp32, Stored::bf16})
