@@ -21,6 +21,7 @@ def main():
     parser.add_argument("--prompts", help="prompts to complete; else those of --sft")
     parser.add_argument("--task", help="RL prompts with answers (a task)")
     parser.add_argument("--test", required=True)
+    parser.add_argument("--only", nargs="+", help="kinds by their names in the table; else all")
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--device", default="cpu")
@@ -38,8 +39,12 @@ def main():
         kinds["SFT and RL prompts, half of each"] = [prompts, task]
     kinds |= {"generated from BOS": [{"kind": "bos"}], "random tokens": [{"kind": "random"}]}
 
+    if unknown := set(args.only or []) - set(kinds):
+        parser.error(f"--only: expected some of {list(kinds)}, found {sorted(unknown)}")
     rows = []
     for number, (name, sources) in enumerate(kinds.items()):
+        if args.only and name not in args.only:
+            continue
         folder = args.output / f"{number}"
         train = args.sft
         if sources:
