@@ -194,5 +194,16 @@ struct ShipTensor {
   float *global, *out;
 };
 void ship(std::span<const ShipTensor> tensors, nvfp4::GlobalScale global_rule, cudaStream_t stream);
+// As ops::ship_with_scales_ has it, but for the largest magnitude.
+struct ScaledTensor {
+  Type master_type;
+  const void* master;
+  Type type;
+  void* value;
+  std::int64_t rows, cols;
+  const float* global;
+  const std::uint8_t* scales;
+};
+void ship_with_scales(const ScaledTensor& t, cudaStream_t stream);
 
 }  // namespace qad::cuda

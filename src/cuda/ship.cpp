@@ -52,7 +52,32 @@ Tensor ship_cuda(const Tensor& master, const Tensor& value, const Tensor& global
       .select(0, 0);
 }
 
+Tensor ship_with_scales_cuda(const Tensor& master, const Tensor& value, const Tensor& global,
+                             const Tensor& scales, const std::optional<Tensor>& amax) {
+  ops::check_ship_with_scales(master, value, global, scales, amax);
+  const Type master_type = type_of(master, "ship", "master"),
+             type = type_of(value, "ship", "value");
+  const std::int64_t cols = master.size(-1);
+  const Launch launch(master, "ship");
+  Tensor most;
+  if (amax && amax->defined()) {
+    most = amax->clone();
+  } else {
+    most = at::empty({}, master.options().dtype(at::kFloat));
+    weight_amax(master_type, master.const_data_ptr(), master.numel(),
+                reinterpret_cast<std::uint32_t*>(most.mutable_data_ptr<float>()), launch.stream());
+  }
+  if (master.numel() > 0)
+    ship_with_scales({master_type, master.const_data_ptr(), type, value.mutable_data_ptr(),
+                      master.numel() / cols, cols, global.const_data_ptr<float>(),
+                      scales.const_data_ptr<std::uint8_t>()},
+                     launch.stream());
+  launch.done(master, value, scales);
+  return most;
+}
+
 TORCH_LIBRARY_IMPL(qad, CUDA, m) {
+  m.impl("ship_with_scales_", ship_with_scales_cuda);
   m.impl("ship_", ship_cuda);
   m.impl("ship_list_", ship_list_cuda);
 }

@@ -1,7 +1,10 @@
-// LSQ's arithmetic; one row of blocks after the other.
+// LSQ's arithmetic: on a CPU one row of blocks after the other, elsewhere by PyTorch's operators.
 #include "distill/learned_scales.h"
 
+#include <ATen/ops/copysign.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/where.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,8 +14,37 @@
 #include "ops/threads.h"
 
 namespace qad::distill {
+namespace {
+
+const float kFactor = 1 / std::sqrt(nvfp4::kBlock * nvfp4::kE2M1Max);
+
+at::Tensor decoded(const at::Tensor& scales, float global) {
+  return scales.view(at::kFloat8_e4m3fn).to(at::kFloat).mul(global);
+}
+
+// E2M1's grid by its three spacings; at::round goes to even.
+at::Tensor rounded_to_e2m1(const at::Tensor& x) {
+  const at::Tensor magnitude = x.abs().clamp(0, nvfp4::kE2M1Max);
+  const at::Tensor unit =
+      at::where(magnitude.lt(2), 0.5, at::where(magnitude.lt(4), 1.0, 2.0)).to(at::kFloat);
+  return at::copysign(magnitude.div(unit).round().mul(unit), x);
+}
+
+at::Tensor step_gradient_elsewhere(const at::Tensor& gradient, const at::Tensor& master,
+                                   const at::Tensor& scales, float global) {
+  const auto by_block = [&](const at::Tensor& t) {
+    return t.to(at::kFloat).reshape({scales.size(0), scales.size(1), nvfp4::kBlock});
+  };
+  const at::Tensor r = by_block(master.to(at::kBFloat16)).div(decoded(scales, global).unsqueeze(2));
+  const at::Tensor y = rounded_to_e2m1(r);
+  const at::Tensor slope = at::where(r.abs().gt(nvfp4::kE2M1Max), y, y.sub(r));
+  return by_block(gradient).mul(slope).sum(2).mul_(kFactor);
+}
+
+}  // namespace
 
 at::Tensor step_sizes(const at::Tensor& scales, float global) {
+  if (!scales.is_cpu()) return decoded(scales, global);
   const at::Tensor steps = at::empty(scales.sizes(), at::kFloat);
   const auto* s = scales.const_data_ptr<std::uint8_t>();
   std::transform(s, s + scales.numel(), steps.data_ptr<float>(),
@@ -21,6 +53,13 @@ at::Tensor step_sizes(const at::Tensor& scales, float global) {
 }
 
 void encode_step_sizes(const at::Tensor& steps, float global, const at::Tensor& scales) {
+  if (!steps.is_cpu()) {
+    // A tensor as divisor: a number's reciprocal would be multiplied with.
+    const at::Tensor wanted =
+        steps.div(at::full({}, global, steps.options())).clamp(nvfp4::kE4M3Min, nvfp4::kE4M3Max);
+    scales.copy_(wanted.to(at::kFloat8_e4m3fn).view(at::kByte));
+    return;
+  }
   const auto* d = steps.const_data_ptr<float>();
   std::transform(d, d + steps.numel(), scales.data_ptr<std::uint8_t>(), [&](float step) {
     return nvfp4::e4m3_encode(std::max(step / global, nvfp4::kE4M3Min));
@@ -30,12 +69,12 @@ void encode_step_sizes(const at::Tensor& steps, float global, const at::Tensor& 
 at::Tensor step_gradient(const at::Tensor& gradient, const at::Tensor& master,
                          const at::Tensor& scales, float global) {
   const std::int64_t rows = scales.size(0), blocks = scales.size(1), cols = blocks * nvfp4::kBlock;
-  check(gradient.numel() == rows * cols && gradient.scalar_type() == at::kFloat &&
-            master.numel() == rows * cols,
-        "train", "learned scales: expected FP32 gradients of {} rows and {} columns", rows, cols);
+  check(gradient.numel() == rows * cols && master.numel() == rows * cols, "train",
+        "learned scales: expected gradients of {} rows and {} columns", rows, cols);
+  if (!scales.is_cpu()) return step_gradient_elsewhere(gradient, master, scales, global);
+  check(gradient.scalar_type() == at::kFloat, "train", "learned scales: expected FP32 gradients");
   const at::Tensor grads = gradient.contiguous(), out = at::empty({rows, blocks}, at::kFloat);
   const auto* s = scales.const_data_ptr<std::uint8_t>();
-  const float factor = 1 / std::sqrt(nvfp4::kBlock * nvfp4::kE2M1Max);
   const auto row_of = [&](std::int64_t row) {
     const at::Tensor weights = master.select(0, row).to(at::kBFloat16).to(at::kFloat);
     const float *w = weights.const_data_ptr<float>(),
@@ -48,7 +87,7 @@ at::Tensor step_gradient(const at::Tensor& gradient, const at::Tensor& master,
         const float r = w[i] / d, y = nvfp4::e2m1_decode(nvfp4::e2m1_encode(r));
         sum += g[i] * (std::fabs(r) > nvfp4::kE2M1Max ? y : y - r);
       }
-      to[b] = sum * factor;
+      to[b] = sum * kFactor;
     }
   };
   ops::parallel_for(0, rows, 16, [&](std::int64_t begin, std::int64_t end) {

@@ -1,6 +1,5 @@
 // Block scales that training learns (LSQ: Esser et al., Learned Step Size Quantization, ICLR 2020):
 // each block's step size d = s * g is an FP32 number of its own, shipped as the nearest E4M3 scale.
-// On a CPU.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,7 +14,8 @@ void encode_step_sizes(const at::Tensor& steps, float global, const at::Tensor& 
 // scale that is shipped, w = bf16(master), a value is e2m1(r) * d, and its derivative by d is
 // e2m1(r) - r, or +-6 where |r| > 6; rounding the scale to E4M3 passes straight through. Summed
 // over the block and multiplied by LSQ's factor 1 / sqrt(16 * 6).
-// `master`: FP32, or the BF16 half of a split one.
+// `master`: FP32, or the BF16 half of a split one. On a GPU with the same steps, but for the order
+// of the sum, and gradients that may be BF16.
 at::Tensor step_gradient(const at::Tensor& gradient, const at::Tensor& master,
                          const at::Tensor& scales, float global);
 

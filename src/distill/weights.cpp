@@ -46,8 +46,8 @@ Weights::Weights(models::Model& student, std::vector<at::Tensor> masters, nvfp4:
     if (quants_[i] == nullptr || quants_[i]->precision == ops::Precision::fp8) continue;
     const std::string& name = parameters_[i]->parts.front().name;
     const at::Tensor& scales = quants_[i]->weight_scales;
-    check(scales.defined() && scales.is_cpu(), "train",
-          "learn_scales: {}: expected block scales on a CPU (quantize::fix_scales)", name);
+    check(scales.defined(), "train",
+          "learn_scales: {}: expected block scales of its own (quantize::fix_scales)", name);
     const at::Tensor d = step_sizes(scales, quants_[i]->weight_global);
     steps_[i] = {d, at::zeros_like(d), at::zeros_like(d)};
   }

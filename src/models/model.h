@@ -258,4 +258,9 @@ void read_values(const checkpoint::Checkpoint& c, Model& model,
                  const std::vector<Parameter*>& which);
 void drop_values(const std::vector<Parameter*>& which);
 
+// From here on the model computes there: values are rounded to the placement's type, those of
+// quantised linears to their own bits where global scales are powers of two; what clipping counted
+// is forgotten. Of a model without packed weights.
+void move_to(Model& model, const Placement& placement);
+
 }  // namespace qad::models

@@ -37,8 +37,8 @@ at::Tensor fake_quantize_fp8(const at::Tensor& x, const std::vector<double>& sca
 
 // What ship_ (ship.h) does, for a weight in FP8: value = the above of bf16(master) under `scale`,
 // which is first raised, never lowered, to fp8_scale(amax, rule), so nothing saturates. Returns
-// amax, FP32 []; where it is NaN or infinite, `value` is unspecified and `scale` as it was. On a
-// CPU.
+// amax, FP32 []; where it is NaN or infinite, `value` is unspecified and `scale` as it was. Waits
+// for a GPU.
 at::Tensor ship_fp8_(const at::Tensor& master, const at::Tensor& value, const at::Tensor& scale,
                      nvfp4::GlobalScale rule);
 

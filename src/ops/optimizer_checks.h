@@ -106,6 +106,16 @@ inline void check_ship(const at::Tensor& master, const at::Tensor& value, const 
         "ship", "global scale rule: expected 0 or 1, found {}", global_rule);
 }
 
+inline void check_ship_with_scales(const at::Tensor& master, const at::Tensor& value,
+                                   const at::Tensor& global, const at::Tensor& scales,
+                                   const std::optional<at::Tensor>& amax) {
+  check_ship(master, value, global, amax, 0, 0);
+  check_in_place(scales, at::kByte, master, "ship", "scales");
+  const std::int64_t cols = master.size(-1);
+  check_size(scales.numel(), cols == 0 ? 0 : master.numel() / cols * nvfp4::blocks_per_row(cols),
+             "ship", "number of block scales");
+}
+
 inline void check_ship_list(at::TensorList masters, at::TensorList values, at::TensorList globals,
                             const std::optional<at::Tensor>& amax, at::IntArrayRef rules) {
   const auto items = static_cast<std::int64_t>(masters.size());

@@ -125,13 +125,9 @@ std::uint32_t walk_with_scales(const Tensor& master, const Tensor& value, float 
 }
 
 Tensor ship_with_scales_cpu(const Tensor& master, const Tensor& value, const Tensor& global,
-                            const Tensor& scales) {
-  check_ship(master, value, global, {}, 0, 0);
+                            const Tensor& scales, const std::optional<Tensor>& amax) {
+  check_ship_with_scales(master, value, global, scales, amax);
   check_in_place(value, at::kFloat, master, "ship", "value");
-  check_in_place(scales, at::kByte, master, "ship", "scales");
-  const std::int64_t cols = master.size(-1);
-  check_size(scales.numel(), cols == 0 ? 0 : master.numel() / cols * nvfp4::blocks_per_row(cols),
-             "ship", "number of block scales");
   const float g = *global.const_data_ptr<float>();
   const std::uint32_t most = master.scalar_type() == at::kFloat
                                  ? walk_with_scales<float>(master, value, g, scales)
@@ -147,8 +143,8 @@ TORCH_LIBRARY_FRAGMENT(qad, m) {
       "ship_(Tensor master, Tensor(a!) value, Tensor(b!) scale, Tensor? amax, int rule, int "
       "global_rule) -> Tensor");
   m.def(
-      "ship_with_scales_(Tensor master, Tensor(a!) value, Tensor scale, Tensor block_scales) -> "
-      "Tensor");
+      "ship_with_scales_(Tensor master, Tensor(a!) value, Tensor scale, Tensor block_scales, "
+      "Tensor? amax) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(qad, CPU, m) {
   m.impl("ship_", ship_cpu);
@@ -166,11 +162,9 @@ Tensor ship_(const Tensor& master, const Tensor& value, const Tensor& global, co
 }
 
 Tensor ship_with_scales_(const Tensor& master, const Tensor& value, const Tensor& global,
-                         const Tensor& scales) {
+                         const Tensor& scales, const Tensor& amax) {
   static const auto op = find_op<decltype(ship_with_scales_cpu)>("qad::ship_with_scales_");
-  check(value.is_cpu(), "ship", "{}: block scales that were chosen before are for a CPU so far",
-        value.device().str());
-  return call_kernel(op, master, value, global, scales);
+  return call_kernel(op, master, value, global, scales, std::optional<Tensor>(amax));
 }
 
 namespace {
@@ -208,7 +202,7 @@ Tensor ship_(const std::vector<ShipItem>& items, const Tensor& amax, GlobalScale
       continue;
     }
     most.push_back(
-        chosen(item) ? ship_with_scales_(item.master, item.value, item.global, item.scales)
+        chosen(item) ? ship_with_scales_(item.master, item.value, item.global, item.scales, known)
                      : ship_(item.master, item.value, item.global, known, item.rule, global_rule));
   }
   return at::stack(most);

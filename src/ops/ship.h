@@ -25,9 +25,10 @@ at::Tensor ship_(const at::Tensor& master, const at::Tensor& value, const at::Te
 
 // The same under block scales that were chosen before, E4M3 codes as uint8 [rows, blocks of a row]:
 // value = nvfp4::fake_quantize_with_scales(bf16(master)). `global`, which they belong to, stays:
-// what outgrows 6 * s * global saturates. On a CPU.
+// what outgrows 6 * s * global saturates. `amax` as above.
 at::Tensor ship_with_scales_(const at::Tensor& master, const at::Tensor& value,
-                             const at::Tensor& global, const at::Tensor& scales);
+                             const at::Tensor& global, const at::Tensor& scales,
+                             const at::Tensor& amax = {});
 
 // Of many tensors; amax: of each, FP32 [items], or undefined. Returns FP32 [items].
 struct ShipItem {

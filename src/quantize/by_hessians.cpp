@@ -33,10 +33,6 @@ class Walk {
  public:
   Walk(models::Model& model, const Policy& policy, const std::vector<models::Tokens>& batches)
       : model_(model), policy_(policy), batches_(batches) {
-    check(model.placement.device.is_cpu(), "quantize",
-          "weight_scales: hessian and rounding: gptq are computed on a CPU so far, found {}; use "
-          "--device cpu",
-          model.placement.device.str());
     check(!batches.empty(), "quantize",
           "weight_scales: hessian and rounding: gptq need calibration data; none was given");
     for (const models::Layer& layer : model.layers)
@@ -93,16 +89,17 @@ class Walk {
     if (!l.quant || l.quant->precision == ops::Precision::fp8) return;
     at::Tensor x = input.contiguous();
     if (l.quant->input_global)
-      x = ops::fake_quantize(
-          x, {*l.quant->input_global, l.quant->input_rule, at::zeros({}, at::kLong)});
+      x = ops::fake_quantize(x, {*l.quant->input_global, l.quant->input_rule,
+                                 at::zeros({}, x.options().dtype(at::kLong))});
+    x = x.to(at::kFloat);
     Moments& m = moments_[&l];
     m.tokens += x.size(0);
     const std::int64_t cols = x.size(1), blocks = cols / nvfp4::kBlock;
     if (policy_.rounding == Rounding::gptq) {
-      if (!m.sum.defined()) m.sum = at::zeros({cols, cols}, at::kFloat);
+      if (!m.sum.defined()) m.sum = at::zeros({cols, cols}, x.options());
       m.sum.addmm_(x.t(), x);
     } else {
-      if (!m.sum.defined()) m.sum = at::zeros({blocks, nvfp4::kBlock, nvfp4::kBlock}, at::kFloat);
+      if (!m.sum.defined()) m.sum = at::zeros({blocks, nvfp4::kBlock, nvfp4::kBlock}, x.options());
       const at::Tensor of_block = x.view({x.size(0), blocks, nvfp4::kBlock}).permute({1, 0, 2});
       m.sum.baddbmm_(of_block.transpose(1, 2), of_block);
     }
@@ -112,7 +109,8 @@ class Walk {
   // scales where tokens are too few for a H.
   Rounded round(models::Linear& l) {
     const std::string name = linear_name(l.weight.parts.front());
-    const at::Tensor w = l.weight.value.detach().to(at::kBFloat16).to(at::kFloat).contiguous();
+    const at::Tensor w =
+        l.weight.value.detach().cpu().to(at::kBFloat16).to(at::kFloat).contiguous();
     // FP8 has no blocks to choose scales for, and is rounded to nearest.
     if (l.quant->precision == ops::Precision::fp8) return {w, {}};
     const std::span values(w.const_data_ptr<float>(), static_cast<std::size_t>(w.numel()));
@@ -121,8 +119,9 @@ class Walk {
     check(nvfp4::scale_fits(global), "quantize",
           "{}: expected weights that NVFP4 can hold, found {} as the largest", name, amax);
     l.quant->weight_global = global;
-    const Moments m = moments_[&l];
+    Moments m = moments_[&l];
     moments_.erase(&l);
+    if (m.sum.defined()) m.sum = m.sum.cpu();
     const bool gptq = policy_.rounding == Rounding::gptq;
     const std::int64_t needed = gptq ? w.size(1) : nvfp4::kBlock;
     // Of the inputs' squares; an expert's may all be 0, as if it had seen nothing.
@@ -178,10 +177,11 @@ void ship_plain(const std::map<const models::Parameter*, models::Linear*>& linea
 
 // Sets the linear's scales, and its value to what is shipped.
 void ship(models::Linear& l, const Rounded& rounded, const Policy& policy) {
-  l.quant->weight_scales = rounded.scales;
-  l.weight.value = at::empty_like(rounded.master);
-  shipped_value(linear_name(l.weight.parts.front()), rounded.master, l.quant.get(), policy.global,
-                l.weight.value);
+  const at::Device device = l.weight.value.device();
+  l.quant->weight_scales = rounded.scales.defined() ? rounded.scales.to(device) : at::Tensor();
+  l.weight.value = at::empty_like(l.weight.value);
+  shipped_value(linear_name(l.weight.parts.front()), rounded.master.to(device), l.quant.get(),
+                policy.global, l.weight.value);
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // Post-training quantisation by what calibration says of inputs: layer after layer, H = X^T X of
 // each linear's input as its product reads it (quantised, if it is), with the layers before already
 // quantised. Then block scales (Policy::hessian_scales), codes (Rounding::gptq) or both follow from
-// H. Of H one layer's is in memory at a time, FP32: 4 cols^2 bytes a linear. On a CPU.
+// H. Of H one layer's is in memory at a time, FP32: 4 cols^2 bytes a linear. Where the model is H
+// is summed, on a CPU the weights are rounded.
 //
 // An expert has a H of its own. One that gets fewer tokens than H needs (its columns for GPTQ, 16
 // for block scales), of which H would be singular, is rounded to nearest by the rule.
@@ -14,7 +15,7 @@
 namespace qad::quantize {
 
 struct ByHessians {
-  std::vector<at::Tensor> masters;  // in the order of models::parameters()
+  std::vector<at::Tensor> masters;  // in the order of models::parameters(); rounded ones on a CPU
   std::vector<UnreachedExperts> plain;
 };
 // As quantize(), of a model in memory. Throws Error for a linear other than an expert's with too

@@ -39,7 +39,8 @@ void quantize_rows(const at::Tensor& rows, float global, nvfp4::BlockScale rule,
   const at::Tensor w = rows.to(at::kBFloat16).to(at::kCPU, at::kFloat).contiguous();
   const float* x = w.const_data_ptr<float>();
   const std::int64_t n = rows.size(0), cols = rows.size(1), blocks = nvfp4::blocks_per_row(cols);
-  if (chosen.defined()) std::copy_n(chosen.const_data_ptr<std::uint8_t>(), n * blocks, scales);
+  if (chosen.defined())
+    std::copy_n(chosen.cpu().const_data_ptr<std::uint8_t>(), n * blocks, scales);
   at::parallel_for(
       0, n, std::max<std::int64_t>(1, 65536 / cols), [&](std::int64_t begin, std::int64_t end) {
         const float* from = x + begin * cols;

@@ -149,10 +149,6 @@ void check_rules(const models::Model& model, const Policy& policy) {
           "policy: pattern \"{}\": FP8 quantises inputs too, which a policy for weights alone does "
           "not; drop format: fp8, or take another policy",
           rule.pattern);
-    check(model.placement.device.is_cpu(), "quantize",
-          "policy: pattern \"{}\": linears in FP8 are made on a CPU so far, found {}; use --device "
-          "cpu",
-          rule.pattern, model.placement.device.str());
   }
   check_experts(model, policy);
   const auto in = [&](ops::Precision precision) {
@@ -165,6 +161,19 @@ void check_rules(const models::Model& model, const Policy& policy) {
       !policy.by_hessians() || in(ops::Precision::nvfp4) || !in(ops::Precision::fp8), "quantize",
       "policy: weight_scales: hessian and rounding: gptq are for NVFP4, and every quantised linear "
       "is FP8; choose max and nearest");
+}
+
+void check_device(const models::Model& model, const Policy& policy, const at::Device& device) {
+  if (device.is_cpu()) return;
+  for (const models::Layer& layer : model.layers) {
+    if (!layer.experts) continue;
+    const models::Linear& first = layer.experts->routed.front().gate_up;
+    const Verdict v = decide(policy, first, static_cast<std::int64_t>(model.layers.size()));
+    check(!v.quantize || v.precision != ops::Precision::fp8, "quantize",
+          "policy: {}: experts in FP8 are computed on a CPU alone, found {}; use --device cpu, or "
+          "leave them NVFP4 or BF16",
+          linear_name(first.weight.parts.front()), device.str());
+  }
 }
 
 std::vector<CoverageRow> coverage(const models::Model& model, const Policy& policy) {

@@ -55,8 +55,10 @@ struct Verdict {
 Verdict decide(const Policy& policy, const models::Linear& linear, std::int64_t layers);
 
 // Throws Error for a rule that matches nothing (a typo), for more kept layers than there are, and
-// for FP8 where its inputs stay unquantised or the model is not on a CPU.
+// for FP8 where its inputs stay unquantised.
 void check_rules(const models::Model& model, const Policy& policy);
+// Throws Error for what `device` does not compute of a model that is quantised by `policy`.
+void check_device(const models::Model& model, const Policy& policy, const at::Device& device);
 
 // One row per linear kind and outcome.
 struct CoverageRow {

@@ -119,8 +119,6 @@ void quantize_cache(models::Model& model, nvfp4::GlobalScale rule,
 
 void fix_scales(models::Model& model, const Policy& policy,
                 const std::vector<at::Tensor>& masters) {
-  check(model.placement.device.is_cpu(), "quantize",
-        "block scales are kept as data on a CPU so far, found {}", model.placement.device.str());
   const auto parameters = models::parameters(model);
   check(masters.size() == parameters.size(), "quantize", "expected {} masters, found {}",
         parameters.size(), masters.size());
@@ -132,8 +130,10 @@ void fix_scales(models::Model& model, const Policy& policy,
     Policy by_rule = policy;
     by_rule.hessian_scales = false;
     by_rule.weights = l->quant->weight_rule;
-    const at::Tensor w = master_of.at(&l->weight).to(at::kBFloat16).to(at::kFloat).contiguous();
-    l->quant->weight_scales = block_scales(w, {}, l->quant->weight_global, by_rule);
+    const at::Tensor w =
+        master_of.at(&l->weight).cpu().to(at::kBFloat16).to(at::kFloat).contiguous();
+    l->quant->weight_scales =
+        block_scales(w, {}, l->quant->weight_global, by_rule).to(model.placement.device);
   }
 }
 

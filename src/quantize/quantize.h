@@ -74,7 +74,7 @@ void shipped_value(const std::string& name, const at::Tensor& master, models::Li
 
 // Keeps the block scales that the rule gives each quantised weight as data
 // (LinearQuant::weight_scales), where it has blocks and none yet: for who learns them. Changes no
-// value. `masters`: in the order of models::parameters(). On a CPU.
+// value. `masters`: in the order of models::parameters(). The rule is computed on a CPU.
 void fix_scales(models::Model& model, const Policy& policy, const std::vector<at::Tensor>& masters);
 
 // A rounded weight, packed as nvfp4::quantize does it, uint8.

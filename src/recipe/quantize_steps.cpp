@@ -137,11 +137,16 @@ MixedPrecision choose_precision(models::Model& model, const Recipe& recipe,
                                 const std::vector<models::Tokens>& batches) {
   if (recipe.quantize.bits == 0) return {};
   MixedPrecision chosen;
-  const bool fp8 = policy.activations && format_has_fp8(recipe);
+  const bool experts_on_gpu =
+      recipe.device != "cpu" && std::ranges::any_of(model.layers, [](const models::Layer& layer) {
+        return layer.experts.has_value();
+      });
+  const bool fp8 = policy.activations && format_has_fp8(recipe) && !experts_on_gpu;
   if (!fp8)
     note("bits        of NVFP4 and BF16 alone: {}",
-         policy.activations ? recipe.format + " has no weights in FP8"
-                            : "FP8 quantises inputs too, which this policy does not");
+         !policy.activations ? "FP8 quantises inputs too, which this policy does not"
+         : experts_on_gpu    ? "a GPU computes no experts in FP8"
+                             : recipe.format + " has no weights in FP8");
   {
     Progress progress("sensitivity ");
     chosen.groups = quantize::sensitivities(

@@ -52,8 +52,6 @@ void check_precisions(const Recipe& r) {
           "quantize.rules: {}: {} has no weights in FP8: what was trained would be shipped as "
           "something else; write modelopt, compressed-tensors, hf-bf16 or gguf-bf16",
           rule.pattern, r.format);
-    check(r.device == "cpu", "recipe", "quantize.rules: {}: format: fp8 is for device: cpu so far",
-          rule.pattern);
   }
 }
 
@@ -62,6 +60,12 @@ bool needs_calibration(const Recipe& r) {
          by_hessians(r) || r.quantize.bits > 0 ||
          std::ranges::any_of(r.quantize.transform,
                              [](const std::string& word) { return word != "hadamard"; });
+}
+
+bool quantizes_on_cpu(const Recipe& r) {
+  return r.device == "cpu" || !r.quantize.transform.empty() || r.quantize.bits > 0 ||
+         std::ranges::any_of(r.quantize.rules,
+                             [](const PolicyRule& rule) { return rule.format == "fp8"; });
 }
 
 void validate(const Recipe& r) {
@@ -80,8 +84,6 @@ void validate(const Recipe& r) {
           "calibration.data",
           "is missing: scales of inputs, keys and values, scalings and Hessians need data (or "
           "quantize.policy: nvfp4-weight-only)");
-  require(r.device == "cpu" || !by_hessians(r), "quantize.weight_scales, quantize.rounding",
-          "hessian and gptq are for device: cpu so far");
   require(r.train.seq_len > 1, "train.seq_len", "must be at least 2");
   require(r.train.batch_sequences > 0, "train.batch_sequences", "must be at least 1");
   require(r.train.micro_sequences == 0 || r.train.batch_sequences % r.train.micro_sequences == 0,
@@ -100,8 +102,6 @@ void validate(const Recipe& r) {
           "bf16 is for device: cuda");
   require(r.device != "cpu" || r.train.logits == "fp32", "train.logits",
           "bf16 is for device: cuda");
-  require(r.device == "cpu" || !r.train.learn_scales, "train.learn_scales",
-          "is for device: cpu so far");
   require(r.train.scales_rate >= 0, "train.scales_rate", "must not be negative");
   require(r.train.scales_rate == Recipe().train.scales_rate || r.train.learn_scales,
           "train.scales_rate", "is for train.learn_scales: true");
@@ -118,8 +118,6 @@ void validate(const Recipe& r) {
       words.empty() || std::ranges::find(words.begin() + 1, words.end(), "hadamard") == words.end(),
       "quantize.transform",
       "hadamard must come first: it takes norms' weights, and with them what was scaled before");
-  require(words.empty() || r.device == "cpu", "quantize.transform", "is for device: cpu");
-  require(r.quantize.bits == 0 || r.device == "cpu", "quantize.bits", "is for device: cpu so far");
   require(r.quantize.smoothing >= 0 && r.quantize.smoothing <= 1, "quantize.smoothing",
           "must be 0 to 1");
   check_precisions(r);

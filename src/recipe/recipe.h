@@ -255,8 +255,11 @@ void set_assignment(Recipe& recipe, const std::string& assignment);
 bool is_data_free(const Recipe& recipe);
 // Whether its format holds weights in FP8, or their values in BF16.
 bool format_has_fp8(const Recipe& recipe);
-// Throws Error for rules that ask for FP8 where the format or the device has none.
+// Throws Error for rules that ask for FP8 where the format has none.
 void check_precisions(const Recipe& recipe);
+// Whether the student is quantised on a CPU and only then goes to the device: what transformations
+// and FP8 need is there alone.
+bool quantizes_on_cpu(const Recipe& recipe);
 // Whether anything before training reads data.
 bool needs_calibration(const Recipe& recipe);
 // What is missing or contradictory before anything is loaded: one Error naming the key.

@@ -280,7 +280,10 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
 
   const models::Placement placement = models::placement_of(recipe.device);
   const double room = placement.device.is_cpu() ? 0 : models::memory_of(placement.device).free;
-  LoadedModel student = load_model(recipe.model, placement);
+  // Where the student will be trained and measured; until it is quantised it may be elsewhere.
+  models::Placement there = placement;
+  const bool on_cpu = quantizes_on_cpu(recipe);
+  LoadedModel student = load_model(recipe.model, on_cpu ? models::Placement() : placement);
   check(
       !student.quantized(), "distill",
       "{}: is already quantised; distil from the BF16 checkpoint, or from its values (qad convert "
@@ -295,6 +298,7 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   quantize::Policy policy = policy_of(recipe);
   note_untied(untie_head_for(recipe, student.model));
   describe(outcome, student.model, policy);
+  quantize::check_device(student.model, policy, there.device);
   check_format(output / "checkpoint", student.source, student.model, policy, recipe.format);
 
   if (!recipe.evaluate.tasks.empty()) check_benchmarks(benchmark_job(recipe));
@@ -308,14 +312,15 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
     }
   }
   DataSets sets = read_data(with_data, student.tokenizer);
-  const distill::TrainConfig config =
-      plan_training(recipe, student.model.config, teacher.model.config, student.model.placement,
-                    tokens_of(sets.train), room);
+  const distill::TrainConfig config = plan_training(
+      recipe, student.model.config, teacher.model.config, there, tokens_of(sets.train), room);
   outcome.teacher = measure("BF16", teacher.model, &teacher.model, sets.test);
   add_samples(outcome, "BF16", teacher.model, student.tokenizer);
   if (!add_benchmarks(outcome, "BF16", teacher.model, student.tokenizer)) return outcome;
 
   const auto batches = calibration_batches(with_data, student.tokenizer);
+  if (student.model.placement.device != there.device)
+    note("quantise    on the CPU, then to the GPU");
   outcome.transforms = transform(student.model, recipe, policy, batches);
   Calibration calibration = calibrate(student.model, policy, batches);
   MixedPrecision chosen = choose_precision(student.model, recipe, policy, calibration, batches);
@@ -332,6 +337,8 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
     outcome.layer_errors = quantize::weight_errors(student.model, originals);
     outcome.unreached = std::move(calibration.unreached);
   }
+  models::move_to(student.model, there);
+  for (at::Tensor& master : masters) master = master.to(there.device);
   outcome.ptq = measure("PTQ", student.model, &teacher.model, sets.test);
   outcome.clipped_share = clipped_share(student.model);
   add_samples(outcome, "PTQ", student.model, student.tokenizer);

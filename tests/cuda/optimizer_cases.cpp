@@ -135,6 +135,34 @@ void add_ship(std::vector<Case>& cases, bool split) {
           }
 }
 
+// Under block scales of every kind: what suits the values, what clips them, what flattens them.
+void add_ship_with_scales(std::vector<Case>& cases, bool split) {
+  using Shape = std::pair<std::int64_t, std::int64_t>;
+  for (const auto& [rows, cols] : sizes<Shape>(
+           {{1, 1}, {1, 16}, {3, 7}, {7, 40}, {64, 4864}, {0, 32}, {33, 512}}, {{3, 7}, {33, 512}}))
+    for (const bool given : {true, false}) {
+      const auto arguments = [=, rows = rows, cols = cols] {
+        const Tensor master = at::randn({rows, cols}) * at::rand({rows, cols}).mul(-12).exp2();
+        const Tensor from = split ? ops::split_master(master).high : master;
+        const Tensor rounded = from.to(at::kBFloat16).to(at::kFloat).abs();
+        const double amax = master.numel() == 0 ? 0 : rounded.max().item<double>();
+        Argument value = values(at::zeros({rows, cols}));
+        value.changes = true;
+        return std::vector<Argument>{
+            fixed(from), value, scalar(0x1p-9),
+            fixed(at::randint(1, 0x7F, {rows, (cols + 15) / 16}).to(at::kByte)),
+            given ? scalar(amax) : Argument{at::IValue()}};
+      };
+      cases.push_back(
+          {std::string(split ? "ship_with_scales_ of a high half" : "ship_with_scales_") +
+               (given ? "" : ", amax unknown") + " of " + std::to_string(rows) + " " +
+               std::to_string(cols),
+           "qad::ship_with_scales_",
+           arguments,
+           {{}, {}}});
+    }
+}
+
 void add_norm(std::vector<Case>& cases) {
   for (const int tensors : sizes<int>({1, 2, 161, 400}, {1, 161})) {
     const auto arguments = [=] {
@@ -156,6 +184,7 @@ std::vector<Case> optimizer_cases() {
   for (const bool split : {false, true}) {
     add_adamw(cases, split);
     add_ship(cases, split);
+    add_ship_with_scales(cases, split);
   }
   add_norm(cases);
   return cases;

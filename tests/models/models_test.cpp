@@ -318,5 +318,31 @@ TEST(Forward, RejectsForeignTokens) {
   EXPECT_THROW(forward(model, tokens_of({})), Error);
 }
 
+// What a CPU can show of it: another type in the same place.
+TEST(MoveTo, RoundsValuesAndKeepsWhatIsNone) {
+  Model model =
+      load(checkpoint::open(fs::path(QAD_SOURCE_DIR) / "tests/golden/models/nemotron_h_experts"));
+  Linear& quantised = *linears(model).front();
+  quantised.quant = std::make_unique<LinearQuant>();
+  quantised.quant->weight_scales = at::full({2, 3}, 7, at::kByte);
+  quantised.quant->clipped = at::full({}, 5, at::kLong);
+  quantised.quant->seen = 9;
+  std::vector<at::Tensor> before;
+  for (const Parameter* p : parameters(model)) before.push_back(p->value);
+  move_to(model, {at::kCPU, at::kBFloat16, true, 2});
+  std::size_t i = 0, constants = 0;
+  for (const Parameter* p : parameters(model)) {
+    constants += p->constant;
+    EXPECT_TRUE(at::equal(p->value, p->constant ? before[i] : before[i].to(at::kBFloat16)));
+    ++i;
+  }
+  EXPECT_GT(constants, 0u);
+  EXPECT_TRUE(at::equal(quantised.quant->weight_scales, at::full({2, 3}, 7, at::kByte)));
+  EXPECT_FALSE(quantised.quant->clipped.defined());
+  EXPECT_EQ(quantised.quant->seen, 0);
+  EXPECT_TRUE(model.placement.packs_inputs);
+  EXPECT_EQ(model.placement.recomputed_layers, 2);
+}
+
 }  // namespace
 }  // namespace qad::models

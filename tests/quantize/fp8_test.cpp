@@ -330,9 +330,20 @@ TEST(Fp8Models, PoliciesThatCannotBeAreErrors) {
   nothing_left.rules.push_back(fp8("*_proj"));
   nothing_left.rounding = Rounding::gptq;
   EXPECT_THAT(error(nothing_left, model), HasSubstr("every quantised linear is FP8"));
-  models::Model on_gpu = models::build(model.config);
-  on_gpu.placement.device = at::kCUDA;
-  EXPECT_THAT(error(mixed(), on_gpu), HasSubstr("made on a CPU so far, found cuda"));
+}
+
+TEST(Fp8Models, ExpertsInFp8AreForACpu) {
+  const models::Model mixture = models::load(source("nemotron_h_experts"));
+  Policy experts = preset("nvfp4");
+  experts.rules.push_back(fp8("*.experts.*"));
+  EXPECT_NO_THROW(check_device(mixture, experts, at::kCPU));
+  EXPECT_NO_THROW(check_device(mixture, preset("nvfp4"), at::kCUDA));
+  try {
+    check_device(mixture, experts, at::kCUDA);
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_THAT(e.what(), HasSubstr("experts in FP8 are computed on a CPU alone, found cuda"));
+  }
 }
 
 TEST(Fp8Models, CoverageCountsAByteAWeightAndTwoScales) {
