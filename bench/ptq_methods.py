@@ -21,11 +21,23 @@ METHODS = {
     "gptq, four_over_six": {"quantize.rounding": "gptq", "quantize.weight_scales": "four_over_six"},
     "gptq, hessian": {"quantize.rounding": "gptq", "quantize.weight_scales": "hessian"},
 }
+# Before them, or beside: by name alone.
+CHANGED = {
+    "awq": {"quantize.transform": "[awq]"},
+    "smoothquant": {"quantize.transform": "[smoothquant]"},
+    "hadamard": {"quantize.transform": "[hadamard]"},
+    "awq, hessian": {"quantize.transform": "[awq]", "quantize.weight_scales": "hessian"},
+    "low rank": {"quantize.low_rank": "32"},
+    "awq, low rank": {"quantize.transform": "[awq]", "quantize.low_rank": "32"},
+    "bits 5": {"quantize.bits": "5"},
+    "bits 6": {"quantize.bits": "6"},
+}
 # Needs training: meant for --steps.
 LEARNED = {
     "mse, learned scales": {"quantize.weight_scales": "mse", "train.learn_scales": "true"},
     "gptq, mse, learned scales": METHODS["gptq, mse"] | {"train.learn_scales": "true"},
 }
+EVERY = METHODS | CHANGED | LEARNED
 
 
 def cpu_seconds():
@@ -41,7 +53,7 @@ def run(args, flags, method, policy, folder):
         command = [args.qad, "distill", args.model, "--calibration.data", args.calib, "--data.test", args.test,
                    "--device", args.device, "--quantize.policy", policy, "-o", folder / "run"]
         command += ["--train.steps", args.steps] if args.steps else ["--method", "ptq"]
-        for key, value in (METHODS | LEARNED)[method].items():
+        for key, value in EVERY[method].items():
             command += ["--" + key, value]
         command = [str(c) for c in command + flags]
         print("+", *command, file=sys.stderr, flush=True)
@@ -60,8 +72,8 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--calib", required=True)
     parser.add_argument("--test", required=True)
-    parser.add_argument("--methods", help="of: " + "; ".join(METHODS | LEARNED) + " (separated by ';'); default: the first "
-                        f"{len(METHODS)}, with --steps all")
+    parser.add_argument("--methods", help="of: " + "; ".join(EVERY) + " (separated by ';'); default: the first "
+                        f"{len(METHODS)}, with --steps also those that learn")
     parser.add_argument("--inputs", action="store_true", help="W4A4")
     parser.add_argument("--weights-only", action="store_true", help="W4A16")
     parser.add_argument("--steps", type=int, default=0)
@@ -73,7 +85,7 @@ def main():
     every = METHODS | (LEARNED if args.steps else {})
     methods = [m.strip() for m in args.methods.split(";")] if args.methods else list(every)
     for m in methods:
-        if m not in METHODS | LEARNED:
+        if m not in EVERY:
             parser.error(f"{m}: expected one of {', '.join(METHODS | LEARNED)}")
 
     for policy, title, wanted in (("nvfp4", "W4A4", args.inputs), ("nvfp4-weight-only", "W4A16", args.weights_only)):

@@ -240,6 +240,7 @@ void adopt_compressed_tensors(Checkpoint& c, const Json& config) {
 }
 
 OutFolder compressed_tensors_folder(const OutModel& m, std::vector<std::string>& changes) {
+  refuse_low_rank(m, "compressed-tensors");
   OutFolder folder = bare_folder(m);
   Reciprocals reciprocals;
   bool any = false;

@@ -88,6 +88,7 @@ void check_format(const Format& format, const fs::path& path, const OutModel& m)
 }
 
 OutFolder plain_folder(const OutModel& m, std::vector<std::string>& changes) {
+  refuse_low_rank(m, "hf-bf16");
   OutFolder folder = bare_folder(m);
   std::int64_t decoded = 0, rounded = 0;
   // What is FP32 in a model of BF16 is so on purpose (Mamba's constants).

@@ -253,6 +253,7 @@ struct LaidOut {
 };
 
 LaidOut laid_out(const OutModel& m, bool q8, bool decode) {
+  refuse_low_rank(m, "gguf");
   check(m.tokenizer.is_object() && !m.tokenizer.empty(), kOperation,
         "the model has no tokenizer, and a GGUF needs one");
   std::vector<float> divisors;

@@ -134,6 +134,7 @@ void adopt_mlx(Checkpoint& c) {
 }
 
 OutFolder mlx_folder(const OutModel& m, std::vector<std::string>& changes) {
+  refuse_low_rank(m, "mlx");
   for (const OutWeight& w : m.weights)
     check(!w.nvfp4 || !w.nvfp4->late_global, "write_mlx",
           "{}: global scales must be known before the norms are written", w.name);

@@ -47,6 +47,9 @@ std::string usage(const OutModel& m, std::string_view format) {
                              "    AutoModelForCausalLM.from_pretrained(\"PATH\", "
                              "dtype=\"bfloat16\")\n\n") +
            "As GGUF: `qad convert PATH model.gguf --format gguf`, then " + gguf;
+  if (low_rank_of(m) > 0)
+    return "No server is known to load low-rank corrections (NVFP4_SVD); this program does:\n\n"
+           "    qad serve PATH\n";
   std::string text = "vLLM:\n\n    vllm serve PATH\n\n";
   if (format == "modelopt" && has_algo(m, "NVFP4"))
     text +=

@@ -10,6 +10,8 @@
 namespace qad::checkpoint {
 namespace {
 
+constexpr const char* kLowRank = "NVFP4_SVD";
+
 // The name is part of the format, not a claim of authorship: TensorRT-LLM takes the flat form
 // only from producer "modelopt" (or a quant_method that starts so), and vLLM and SGLang choose
 // their loader by it. The version is that of the layout we write.
@@ -23,12 +25,30 @@ Json operand(int bits) {
   return out;
 }
 
-Json group_of(const std::string& algo, const std::vector<std::string>& targets) {
-  const bool nvfp4 = algo.ends_with("NVFP4");
+bool is_nvfp4(const std::string& algo) {
+  return algo.find("NVFP4") != algo.npos;
+}
+
+Json correction_of(std::int64_t low_rank) {
+  return {{"has_zero_point", false}, {"pre_quant_scale", false}, {"lora_rank", low_rank}};
+}
+
+// How a linear, or all of them, is quantised.
+Json entry_of(const std::string& algo, std::int64_t low_rank) {
+  Json entry = {{"quant_algo", algo}};
+  if (is_nvfp4(algo)) entry["group_size"] = nvfp4::kBlock;
+  if (algo == kLowRank) entry.update(correction_of(low_rank));
+  return entry;
+}
+
+Json group_of(const std::string& algo, const std::vector<std::string>& targets,
+              std::int64_t low_rank) {
+  const bool nvfp4 = is_nvfp4(algo);
   Json group;
   if (algo != "W4A16_NVFP4") group["input_activations"] = operand(nvfp4 ? 4 : 8);
   if (algo == "FP8_PER_CHANNEL_PER_TOKEN") group["input_activations"]["dynamic"] = true;
   group["weights"] = operand(nvfp4 ? 4 : 8);
+  if (algo == kLowRank) group.update(correction_of(low_rank));
   group["targets"] = targets;
   return group;
 }
@@ -36,7 +56,8 @@ Json group_of(const std::string& algo, const std::vector<std::string>& targets) 
 }  // namespace
 
 QuantConfigs quant_configs(const std::map<std::string, std::string>& algos,
-                           const std::vector<std::string>& excluded, const std::string& kv_cache) {
+                           const std::vector<std::string>& excluded, const std::string& kv_cache,
+                           std::int64_t low_rank) {
   const std::set<std::string> ignored(excluded.begin(), excluded.end());
   const Json names(ignored);
   std::map<std::string, std::vector<std::string>> linears_of;
@@ -53,20 +74,18 @@ QuantConfigs quant_configs(const std::map<std::string, std::string>& algos,
   nested["kv_cache_quant_algo"] = kv;
   Json& flat = configs.quantization_config;
   if (uniform) {
-    if (algo.ends_with("NVFP4")) nested["group_size"] = nvfp4::kBlock;
+    nested.update(entry_of(algo, low_rank));
     nested["exclude_modules"] = names;
-    flat["config_groups"]["group_0"] = group_of(algo, {"Linear"});
+    flat["config_groups"]["group_0"] = group_of(algo, {"Linear"}, low_rank);
     flat["ignore"] = names;
+    flat.update(entry_of(algo, low_rank));
   } else {
     Json layers = Json::object();
-    for (const auto& [linear, its] : algos) {
-      layers[linear]["quant_algo"] = its;
-      if (its.ends_with("NVFP4")) layers[linear]["group_size"] = nvfp4::kBlock;
-    }
+    for (const auto& [linear, its] : algos) layers[linear] = entry_of(its, low_rank);
     nested["quantized_layers"] = layers;
     int i = 0;
     for (const auto& [its, linears] : linears_of)
-      flat["config_groups"][fmt::format("group_{}", i++)] = group_of(its, linears);
+      flat["config_groups"][fmt::format("group_{}", i++)] = group_of(its, linears, low_rank);
     flat["ignore"] = Json::array();
     flat["quantized_layers"] = layers;
   }
@@ -82,6 +101,8 @@ QuantConfigs quant_configs(const std::map<std::string, std::string>& algos,
 OutFolder modelopt_folder(const OutModel& m, std::vector<std::string>&) {
   OutFolder folder = bare_folder(m);
   std::map<std::string, std::string> algos;
+  std::vector<std::string> corrected;
+  constexpr std::string_view kDown = ".svdquant_lora_a";
   for (const OutWeight& w : m.weights) {
     const std::string name = w.linear();
     if (w.is_quantized()) algos[name] = algo_of(w);
@@ -92,14 +113,16 @@ OutFolder modelopt_folder(const OutModel& m, std::vector<std::string>&) {
     } else if (w.fp8) {
       append_fp8(folder.tensors, w, {});
     } else {
+      if (name.ends_with(kDown)) corrected.push_back(name.substr(0, name.size() - kDown.size()));
       folder.tensors.push_back(plain_tensor(w));
     }
     for (const char* which : {".k_scale", ".v_scale"})
       if (const auto kv = m.kv_scales.find(name + which); kv != m.kv_scales.end())
         folder.tensors.push_back(scalar_tensor(kv->first, {}, {kv->second}));
   }
+  for (const std::string& linear : corrected) algos[linear] = kLowRank;
   if (algos.empty()) return folder;
-  QuantConfigs configs = quant_configs(algos, left_alone(m), m.kv_cache_algo);
+  QuantConfigs configs = quant_configs(algos, left_alone(m), m.kv_cache_algo, low_rank_of(m));
   folder.hf_quant_config = std::move(configs.hf_quant_config);
   folder.config["quantization_config"] = std::move(configs.quantization_config);
   return folder;

@@ -13,9 +13,10 @@ struct QuantConfigs {
 };
 
 // What ModelOpt writes for these algorithms by linear ("NVFP4", "W4A16_NVFP4", "FP8",
-// "FP8_PER_CHANNEL_PER_TOKEN"; at least one) beside linears, embeddings and heads that are left
-// alone. kv_cache: "FP8" or empty.
+// "FP8_PER_CHANNEL_PER_TOKEN", "NVFP4_SVD"; at least one) beside linears, embeddings and heads that
+// are left alone. kv_cache: "FP8" or empty; low_rank: of NVFP4_SVD.
 QuantConfigs quant_configs(const std::map<std::string, std::string>& algos,
-                           const std::vector<std::string>& excluded, const std::string& kv_cache);
+                           const std::vector<std::string>& excluded, const std::string& kv_cache,
+                           std::int64_t low_rank = 0);
 
 }  // namespace qad::checkpoint

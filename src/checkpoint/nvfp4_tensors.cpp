@@ -60,6 +60,9 @@ std::optional<std::string> unsupported_algo(const Checkpoint& c, const Quantizat
   if (c.has(name + ".weight_packed")) return "compressed-tensors";
   const std::string algo = q.algo_of(name);
   if (algo.empty() || algo == "NVFP4" || algo == "W4A16_NVFP4") return std::nullopt;
+  if (algo == "NVFP4_SVD")
+    return c.has(name + ".pre_quant_scale") ? std::optional(algo + " with a pre_quant_scale")
+                                            : std::nullopt;
   return algo;
 }
 
@@ -104,7 +107,7 @@ std::optional<Nvfp4Weight> find_nvfp4(const Checkpoint& c, const std::string& na
 
   w.global_scale = read_scale(c, name, ".weight_scale_2");
   const std::string algo = q.algo_of(name);
-  if (algo == "NVFP4" || (algo.empty() && c.has(name + ".input_scale")))
+  if (algo == "NVFP4" || algo == "NVFP4_SVD" || (algo.empty() && c.has(name + ".input_scale")))
     w.input_scale = read_scale(c, name, ".input_scale");
   return w;
 }

@@ -180,6 +180,19 @@ std::string model_name(const fs::path& path) {
   return (file ? name.stem() : name).string();
 }
 
+std::int64_t low_rank_of(const OutModel& m) {
+  for (const OutWeight& w : m.weights)
+    if (w.name.ends_with(".svdquant_lora_a")) return w.shape.at(0);
+  return 0;
+}
+
+void refuse_low_rank(const OutModel& m, std::string_view format) {
+  check(low_rank_of(m) == 0, "format",
+        "{}: has no place for low-rank corrections (NVFP4_SVD), without which the products are "
+        "others; write modelopt, or quantise without quantize.low_rank",
+        format);
+}
+
 std::vector<std::string> left_alone(const OutModel& m) {
   std::vector<std::string> names;
   bool head = false;

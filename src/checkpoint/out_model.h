@@ -87,6 +87,12 @@ void append_fp8(std::vector<OutTensor>& out, const OutWeight& w, const Fp8Shapes
 // "SmolLM2-1.7B" of ".../SmolLM2-1.7B/" and of ".../SmolLM2-1.7B.gguf".
 std::string model_name(const fs::path& path);
 
+// SVDQuant's correction beside a linear: "X.svdquant_lora_a" and "X.svdquant_lora_b". Of the rank:
+// a's rows; 0: there are none.
+std::int64_t low_rank_of(const OutModel& m);
+// Throws Error where there are some: of all layouts only ModelOpt's has them.
+void refuse_low_rank(const OutModel& m, std::string_view format);
+
 // Modules that metadata must name as not quantised: matrices (and larger) that are stored plainly,
 // and the head, also where it is tied.
 std::vector<std::string> left_alone(const OutModel& m);

@@ -243,6 +243,7 @@ void adopt_torchao(Checkpoint& c, const Json& config,
 }
 
 OutFolder torchao_folder(const OutModel& m, std::vector<std::string>& changes) {
+  refuse_low_rank(m, "torchao");
   OutFolder folder = bare_folder(m);
   const Json dtype = dtype_of(m.config);
   std::int64_t kept = 0, inputs = 0, decoded = 0;

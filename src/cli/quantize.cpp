@@ -44,9 +44,11 @@ recipe::Recipe recipe_of(const Options& o) {
           "--set {}: only keys under quantize and calibration mean something here", assignment);
     recipe::set_assignment(r, assignment);
   }
-  check(r.quantize.transform.empty() && r.quantize.bits == 0, "quantize",
-        "{}: needs the whole model in memory; use qad distill --method ptq",
-        r.quantize.bits == 0 ? "quantize.transform" : "quantize.bits");
+  check(r.quantize.transform.empty() && r.quantize.bits == 0 && r.quantize.low_rank == 0,
+        "quantize", "{}: needs the whole model in memory; use qad distill --method ptq",
+        r.quantize.bits > 0       ? "quantize.bits"
+        : r.quantize.low_rank > 0 ? "quantize.low_rank"
+                                  : "quantize.transform");
   r.device = o.compute.device;
   recipe::check_precisions(r);
   const recipe::Recipe plain;
@@ -66,8 +68,8 @@ void add_quantize(CLI::App& app) {
   Command command(
       app, "quantize",
       "post-training quantisation: an NVFP4 checkpoint without training, layer by layer; "
-      "the model may be larger than memory (what needs it whole, quantize.transform and "
-      "quantize.bits, is for qad distill --method ptq)");
+      "the model may be larger than memory (what needs it whole, quantize.transform, "
+      "quantize.low_rank and quantize.bits, is for qad distill --method ptq)");
   auto o = std::make_shared<Options>();
   command.required("model", o->model, "BF16 checkpoint: an HF folder, a .gguf or a llama2.c .bin");
   command.required("-o,--output", o->output, "folder to write");

@@ -18,10 +18,6 @@ namespace {
 
 const float kFactor = 1 / std::sqrt(nvfp4::kBlock * nvfp4::kE2M1Max);
 
-at::Tensor decoded(const at::Tensor& scales, float global) {
-  return scales.view(at::kFloat8_e4m3fn).to(at::kFloat).mul(global);
-}
-
 // E2M1's grid by its three spacings; at::round goes to even.
 at::Tensor rounded_to_e2m1(const at::Tensor& x) {
   const at::Tensor magnitude = x.abs().clamp(0, nvfp4::kE2M1Max);
@@ -30,21 +26,37 @@ at::Tensor rounded_to_e2m1(const at::Tensor& x) {
   return at::copysign(magnitude.div(unit).round().mul(unit), x);
 }
 
-at::Tensor step_gradient_elsewhere(const at::Tensor& gradient, const at::Tensor& master,
-                                   const at::Tensor& scales, float global) {
+}  // namespace
+
+namespace by_operators {
+
+at::Tensor step_sizes(const at::Tensor& scales, float global) {
+  return scales.view(at::kFloat8_e4m3fn).to(at::kFloat).mul(global);
+}
+
+void encode_step_sizes(const at::Tensor& steps, float global, const at::Tensor& scales) {
+  // A tensor as divisor: a number's reciprocal would be multiplied with.
+  const at::Tensor wanted =
+      steps.div(at::full({}, global, steps.options())).clamp(nvfp4::kE4M3Min, nvfp4::kE4M3Max);
+  scales.copy_(wanted.to(at::kFloat8_e4m3fn).view(at::kByte));
+}
+
+at::Tensor step_gradient(const at::Tensor& gradient, const at::Tensor& master,
+                         const at::Tensor& scales, float global) {
   const auto by_block = [&](const at::Tensor& t) {
     return t.to(at::kFloat).reshape({scales.size(0), scales.size(1), nvfp4::kBlock});
   };
-  const at::Tensor r = by_block(master.to(at::kBFloat16)).div(decoded(scales, global).unsqueeze(2));
+  const at::Tensor r =
+      by_block(master.to(at::kBFloat16)).div(step_sizes(scales, global).unsqueeze(2));
   const at::Tensor y = rounded_to_e2m1(r);
   const at::Tensor slope = at::where(r.abs().gt(nvfp4::kE2M1Max), y, y.sub(r));
   return by_block(gradient).mul(slope).sum(2).mul_(kFactor);
 }
 
-}  // namespace
+}  // namespace by_operators
 
 at::Tensor step_sizes(const at::Tensor& scales, float global) {
-  if (!scales.is_cpu()) return decoded(scales, global);
+  if (!scales.is_cpu()) return by_operators::step_sizes(scales, global);
   const at::Tensor steps = at::empty(scales.sizes(), at::kFloat);
   const auto* s = scales.const_data_ptr<std::uint8_t>();
   std::transform(s, s + scales.numel(), steps.data_ptr<float>(),
@@ -53,13 +65,7 @@ at::Tensor step_sizes(const at::Tensor& scales, float global) {
 }
 
 void encode_step_sizes(const at::Tensor& steps, float global, const at::Tensor& scales) {
-  if (!steps.is_cpu()) {
-    // A tensor as divisor: a number's reciprocal would be multiplied with.
-    const at::Tensor wanted =
-        steps.div(at::full({}, global, steps.options())).clamp(nvfp4::kE4M3Min, nvfp4::kE4M3Max);
-    scales.copy_(wanted.to(at::kFloat8_e4m3fn).view(at::kByte));
-    return;
-  }
+  if (!steps.is_cpu()) return by_operators::encode_step_sizes(steps, global, scales);
   const auto* d = steps.const_data_ptr<float>();
   std::transform(d, d + steps.numel(), scales.data_ptr<std::uint8_t>(), [&](float step) {
     return nvfp4::e4m3_encode(std::max(step / global, nvfp4::kE4M3Min));
@@ -71,7 +77,7 @@ at::Tensor step_gradient(const at::Tensor& gradient, const at::Tensor& master,
   const std::int64_t rows = scales.size(0), blocks = scales.size(1), cols = blocks * nvfp4::kBlock;
   check(gradient.numel() == rows * cols && master.numel() == rows * cols, "train",
         "learned scales: expected gradients of {} rows and {} columns", rows, cols);
-  if (!scales.is_cpu()) return step_gradient_elsewhere(gradient, master, scales, global);
+  if (!scales.is_cpu()) return by_operators::step_gradient(gradient, master, scales, global);
   check(gradient.scalar_type() == at::kFloat, "train", "learned scales: expected FP32 gradients");
   const at::Tensor grads = gradient.contiguous(), out = at::empty({rows, blocks}, at::kFloat);
   const auto* s = scales.const_data_ptr<std::uint8_t>();

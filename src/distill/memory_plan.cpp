@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "ops/mamba_scan_kernel.h"
+#include "quantize/low_rank.h"
 
 namespace qad::distill {
 
@@ -54,9 +55,12 @@ double saved_per_token(const models::Model& shape, const models::Layer& layer,
         policy.activations &&
         quantize::decide(policy, l, static_cast<std::int64_t>(shape.layers.size())).quantize;
     if (!quantised) return saved_anyway ? 0 : values * value;
-    if (!packs) return values * value;
+    // A correction reads the input unquantised, and its second product what the first made.
+    const double corrected =
+        l.low_rank ? (values + static_cast<double>(l.low_rank->down.value.size(0))) * value : 0;
+    if (!packs) return values * value + corrected;
     const double blocks = std::ceil(values / nvfp4::kBlock);
-    return blocks * (nvfp4::kBlock / 2 + 1);
+    return blocks * (nvfp4::kBlock / 2 + 1) + corrected;
   };
   const double norm = static_cast<double>(shape.config.hidden) * value + kFloat;
   double bytes = 0;
@@ -154,7 +158,7 @@ double quantised_values(const models::Model& shape, const quantize::Policy& poli
 // A high half that is the student's value itself is counted with the student.
 double master_bytes(const models::Model& shape, const quantize::Policy& policy,
                     const TrainConfig& config, const models::Placement& placement) {
-  const double n = static_cast<double>(models::parameter_count(shape.config));
+  const double n = static_cast<double>(models::parameter_count(shape));
   if (!config.split_masters || placement.type != at::kBFloat16) return n * kFloat;
   return n * 2 + 2 * quantised_values(shape, policy, {ops::Precision::nvfp4, ops::Precision::fp8});
 }
@@ -259,14 +263,15 @@ MemoryPlan plan_memory(const models::ModelConfig& student, const models::ModelCo
   const Bytes bytes = bytes_of(config, placement);
   const bool gpu = !placement.device.is_cpu();
   const double share = 1 / static_cast<double>(cards);
-  const double n = static_cast<double>(models::parameter_count(student));
+  models::Model shape = models::build(student);
+  quantize::add_low_rank(shape, policy);
+  const double n = static_cast<double>(models::parameter_count(shape));
   const double seq_len = static_cast<double>(config.seq_len);
   const std::int64_t micro = config.micro_batch();
   const double tokens = static_cast<double>(micro) * seq_len;
   const double vocabulary = static_cast<double>(student.vocabulary);
   const double hidden = static_cast<double>(student.hidden);
   const double head = vocabulary * hidden;
-  const models::Model shape = models::build(student);
   const Activations per_token = activations_of(shape, policy, bytes.value, placement);
   const double activations = per_token.kept * tokens;
 

@@ -132,6 +132,9 @@ void walk_linear(Linear& l, OnParameter& parameter, OnLinear& linear) {
   linear(l);
   parameter(l.weight);
   if (l.bias) parameter(*l.bias);
+  if (!l.low_rank) return;
+  parameter(l.low_rank->down);
+  parameter(l.low_rank->up);
 }
 
 template <class Layer, class OnParameter, class OnLinear>
@@ -189,6 +192,17 @@ std::string value_scale_name(const Layer& layer) {
 
 std::string linear_name(const Part& part) {
   return part.name.substr(0, part.name.size() - std::string_view(".weight").size());
+}
+
+void give_low_rank(Linear& l, std::int64_t rank) {
+  LowRank& correction = l.low_rank.emplace();
+  for (const Part& part : l.weight.parts) {
+    correction.down.parts.push_back({linear_name(part) + ".svdquant_lora_a", rank});
+    correction.up.parts.push_back({linear_name(part) + ".svdquant_lora_b", part.rows});
+  }
+  const auto parts = static_cast<std::int64_t>(l.weight.parts.size());
+  correction.down.value = shape_only({parts * rank, l.weight.value.size(1)});
+  correction.up.value = shape_only({l.weight.value.size(0), rank});
 }
 
 Model build(const ModelConfig& config) {
@@ -278,7 +292,10 @@ std::vector<const Linear*> linears(const Model& model) {
 }
 
 std::int64_t parameter_count(const ModelConfig& config) {
-  const Model model = build(config);
+  return parameter_count(build(config));
+}
+
+std::int64_t parameter_count(const Model& model) {
   std::int64_t count = 0;
   for (const Parameter* p : parameters(model)) count += p->value.numel();
   return count;

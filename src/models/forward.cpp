@@ -73,27 +73,52 @@ at::Tensor quantized_input(const Linear& l, const at::Tensor& x, bool again = fa
   return is_fp8(l) ? ops::fake_quantize_fp8(x, q->global, q->clipped) : ops::fake_quantize(x, *q);
 }
 
+// What a linear reads: its product as it is quantised, its correction as it is.
+struct Input {
+  at::Tensor read, plain = {};
+};
+
 // make(quantizer or null) gives the input of `l`, quantised in the same pass unless somebody wants
 // to see it before, or it becomes FP8.
 template <class Make>
-at::Tensor input_of(const Pass& pass, const Linear& l, const at::Tensor& like, Make make) {
-  if (pass.observer || is_fp8(l)) {
+Input input_of(const Pass& pass, const Linear& l, const at::Tensor& like, Make make) {
+  if (pass.observer || is_fp8(l) || l.low_rank) {
     const at::Tensor x = make(nullptr);
     if (pass.observer) pass.observer(l, x);
-    return quantized_input(l, x, pass.again);
+    return {quantized_input(l, x, pass.again), l.low_rank ? x : at::Tensor()};
   }
   const auto q = quantizer(l, like.size(0) * l.weight.value.size(1), like.options(), pass.again);
-  return make(q ? &*q : nullptr);
+  return {make(q ? &*q : nullptr)};
 }
 
-// x as input_of made it.
-at::Tensor apply(const Model& model, const Linear& l, const at::Tensor& x) {
+at::Tensor product(const Model& model, const Linear& l, const at::Tensor& x) {
   const at::Tensor bias = l.bias ? l.bias->value : at::Tensor();
   if (l.weight.packed) return ops::linear(x, *l.weight.packed, bias);
   if (!model.placement.packs_inputs || !l.quant || !l.quant->input_global || is_fp8(l))
     return ops::linear(x, l.weight.value, bias);
   const ops::Quantizer q{*l.quant->input_global, l.quant->input_rule, l.quant->clipped};
   return ops::linear(x, l.weight.value, bias, &q);
+}
+
+at::Tensor correction(const Linear& l, const at::Tensor& x) {
+  const Parameter &down = l.low_rank->down, &up = l.low_rank->up;
+  const at::Tensor inner = ops::linear(x, down.value);
+  if (up.parts.size() == 1) return ops::linear(inner, up.value);
+  const std::int64_t rank = up.value.size(1);
+  std::vector<at::Tensor> parts;
+  std::int64_t row = 0, at = 0;
+  for (const Part& part : up.parts) {
+    parts.push_back(
+        ops::linear(inner.narrow(1, at, rank).contiguous(), up.value.narrow(0, row, part.rows)));
+    row += part.rows;
+    at += rank;
+  }
+  return at::cat(parts, 1);
+}
+
+at::Tensor apply(const Model& model, const Linear& l, const Input& x) {
+  const at::Tensor y = product(model, l, x.read);
+  return l.low_rank ? y.add(correction(l, x.plain)) : y;
 }
 
 // The residual stream, and what the last block adds to it: the next norm does that in its pass.
@@ -110,13 +135,13 @@ struct Residual {
 };
 
 // Queries, keys and values as they are cached, but for their rounding.
-at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
+at::Tensor qkv_of(const Pass& pass, const Attention& a, const Input& x) {
   const Model& model = pass.model;
   const Rotation& r = pass.rotation;
   const AttentionConfig& c = a.config;
   const std::int64_t heads = c.heads + 2 * c.kv_heads;
   const double eps = model.config.norm_eps;
-  at::Tensor qkv = apply(model, a.qkv, x).view({x.size(0), heads, c.head_dim});
+  at::Tensor qkv = apply(model, a.qkv, x).view({x.read.size(0), heads, c.head_dim});
   if (c.qk_norm) {
     const auto split = qkv.split_with_sizes({c.heads, c.kv_heads, c.kv_heads}, 1);
     qkv = at::cat({ops::rms_norm(split[0].contiguous(), a.q_norm->value, eps),
@@ -126,8 +151,7 @@ at::Tensor qkv_of(const Pass& pass, const Attention& a, const at::Tensor& x) {
   return c.rotary ? ops::rope(qkv, r.cos, r.sin, r.rows, c.heads + c.kv_heads) : qkv;
 }
 
-// x as input_of made it for the first product.
-at::Tensor mlp_of(const Pass& pass, const Mlp& m, const at::Tensor& x) {
+at::Tensor mlp_of(const Pass& pass, const Mlp& m, const Input& x) {
   const at::Tensor gate_up = apply(pass.model, m.gate_up, x);
   const auto activated = [&](const ops::Quantizer* q) {
     return m.config.activation == Activation::relu2 ? ops::relu2(gate_up, q)
@@ -146,7 +170,7 @@ Residual run_layer(const Pass& pass, std::size_t i, Residual h) {
   };
   if (layer.attention) {
     const Attention& a = *layer.attention;
-    const at::Tensor x = normed(a.qkv, *layer.mixer_norm);
+    const Input x = normed(a.qkv, *layer.mixer_norm);
     const at::Tensor qkv = qkv_of(pass, a, x);
     if (pass.cache_observer)
       pass.cache_observer(i, qkv.narrow(1, a.config.heads, a.config.kv_heads),

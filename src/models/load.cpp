@@ -298,8 +298,18 @@ class Reader {
 
 }  // namespace
 
-Model open_model(const checkpoint::Checkpoint& c, const Placement& placement) {
+Model shape_of(const checkpoint::Checkpoint& c) {
   Model model = build(parse_config(c.config, c.generation_config));
+  for (Linear* l : linears(model)) {
+    const auto found = c.tensors.find(linear_name(l->weight.parts.front()) + ".svdquant_lora_a");
+    if (found != c.tensors.end() && found->second.shape.size() == 2)
+      give_low_rank(*l, found->second.shape[0]);
+  }
+  return model;
+}
+
+Model open_model(const checkpoint::Checkpoint& c, const Placement& placement) {
+  Model model = shape_of(c);
   model.placement = placement;
   const auto wrong = structural_problems(model, c);
   check(wrong.empty(), kOperation, "{}: {}{}", c.path.string(), wrong.empty() ? "" : wrong.front(),

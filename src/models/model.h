@@ -61,6 +61,13 @@ struct LinearQuant {
                           // known on the device alone
 };
 
+// What is added in BF16 to a quantised product, of its unquantised input: up (down x), part by
+// part (SVDQuant, arXiv 2411.05007; quantize/low_rank.h). Trained as all parameters are.
+struct LowRank {
+  Parameter down;  // [parts * rank, cols]: "X.svdquant_lora_a" of each part
+  Parameter up;    // [rows, rank]: "X.svdquant_lora_b"
+};
+
 struct Linear {
   // Rows of the coverage table: "qkv", "o", "mamba_in", "mamba_out", "gate_up", "up", "down",
   // "lm_head"; "expert up", "shared up", ...
@@ -69,6 +76,7 @@ struct Linear {
   Parameter weight;
   std::optional<Parameter> bias;
   std::unique_ptr<LinearQuant> quant;  // null: not quantised
+  std::optional<LowRank> low_rank = {};
 };
 
 // Of a layer whose keys and values are cached as E4M3 codes: a key is code * key. Every forward
@@ -242,8 +250,11 @@ std::vector<const Linear*> linears(const Model& model);
 // Builds from config alone: names and shapes (values are meta tensors, without storage), for
 // inspection and planning.
 Model build(const ModelConfig& config);
+// Its parameters' names and shapes, of a correction of this rank.
+void give_low_rank(Linear& l, std::int64_t rank);
 // Values in all parameters; a tied head's are the embedding's.
 std::int64_t parameter_count(const ModelConfig& config);
+std::int64_t parameter_count(const Model& model);
 // Reads a checkpoint: plain weights, or NVFP4 and FP8 ones dequantised with LinearQuant set, so
 // that forward() does what the deployed kernel does (FP8 where each part has one scale and all
 // share one of their input: else they are plain values); rounded to the placement's type. Throws
@@ -251,6 +262,9 @@ std::int64_t parameter_count(const ModelConfig& config);
 // own lm_head.weight must equal the embedding. With packed weights matrices have no value.
 Model load(const checkpoint::Checkpoint& c, const Placement& placement = {});
 
+// The names and shapes that a checkpoint should have: build() of its configuration, with the
+// low-rank corrections that are there.
+Model shape_of(const checkpoint::Checkpoint& c);
 // load() in steps, for models that are larger than memory. First the names and shapes, which are
 // checked against the checkpoint, without values; then those of some parameters at a time.
 Model open_model(const checkpoint::Checkpoint& c, const Placement& placement);

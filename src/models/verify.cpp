@@ -220,7 +220,7 @@ void check_cache_scales(const Model& model, const Checkpoint& c, std::vector<std
 std::vector<std::string> problems(const Checkpoint& c) {
   std::vector<std::string> found;
   try {
-    const Model model = build(parse_config(c.config, c.generation_config));
+    const Model model = shape_of(c);
     found = structural_problems(model, c);
     if (!found.empty()) return found;
     check_cache_scales(model, c, found);

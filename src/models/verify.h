@@ -15,8 +15,8 @@ namespace qad::models {
 // listed, not thrown.
 std::vector<std::string> problems(const checkpoint::Checkpoint& c);
 
-// Names, shapes, types and scales; values of plain tensors are not read. `model` is
-// build(parse_config(...)) of the same checkpoint.
+// Names, shapes, types and scales; values of plain tensors are not read. `model` is shape_of() the
+// same checkpoint.
 std::vector<std::string> structural_problems(const Model& model, const checkpoint::Checkpoint& c);
 
 // Fills `out` (t.elements() floats); what is wrong with the values, or empty.

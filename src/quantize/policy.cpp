@@ -201,6 +201,14 @@ std::vector<CoverageRow> coverage(const models::Model& model, const Policy& poli
     matrices += n;
     ++matrix_tensors;
   };
+  for (const models::Linear* l : models::linears(model))
+    if (l->low_rank) {
+      const std::int64_t n = l->low_rank->down.value.numel() + l->low_rank->up.value.numel();
+      const auto parts = static_cast<std::int64_t>(l->weight.parts.size());
+      add(rows, "low rank", 2 * parts, n, 0, n * kBf16, {false, "corrects NVFP4 products"});
+      matrices += n;
+      matrix_tensors += 2 * parts;
+    }
   const std::int64_t embedding = model.embedding.value.numel();
   plain("embedding", embedding, embedding * kBf16, "a table, not a product");
   for (const models::Layer& layer : model.layers) {

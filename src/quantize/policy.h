@@ -32,7 +32,9 @@ struct Policy {
   Rounding rounding = Rounding::nearest;
   nvfp4::BlockScale inputs = nvfp4::BlockScale::max;
   double input_headroom = 1;  // input scales are for this multiple of the calibrated amax
-  bool fp8_cache = false;     // keys and values rounded to E4M3, as an FP8 cache holds them
+  std::int64_t low_rank =
+      0;                   // of a correction in BF16 beside each NVFP4 linear (low_rank.h); 0: none
+  bool fp8_cache = false;  // keys and values rounded to E4M3, as an FP8 cache holds them
 
   // Whether weights are rounded by what calibration says of their inputs.
   bool by_hessians() const { return hessian_scales || rounding == Rounding::gptq; }

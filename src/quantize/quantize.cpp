@@ -1,8 +1,10 @@
 // From weights and calibrated inputs to scales and shipped values.
 #include "quantize/quantize.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/matmul.h>
 
 #include <algorithm>
 #include <cmath>
@@ -137,6 +139,24 @@ void fix_scales(models::Model& model, const Policy& policy,
   }
 }
 
+namespace {
+
+// up down in double, part by part.
+at::Tensor product_of(const models::LowRank& l) {
+  std::vector<at::Tensor> parts;
+  const std::int64_t rank = l.up.value.size(1);
+  std::int64_t row = 0, at = 0;
+  for (const models::Part& part : l.up.parts) {
+    parts.push_back(at::matmul(l.up.value.detach().narrow(0, row, part.rows).to(at::kDouble),
+                               l.down.value.detach().narrow(0, at, rank).to(at::kDouble)));
+    row += part.rows;
+    at += rank;
+  }
+  return at::cat(parts, 0);
+}
+
+}  // namespace
+
 std::vector<LayerError> weight_errors(const models::Model& quantized,
                                       const std::vector<at::Tensor>& originals) {
   const auto all = models::parameters(quantized);
@@ -147,8 +167,9 @@ std::vector<LayerError> weight_errors(const models::Model& quantized,
   std::vector<LayerError> out;
   for (const models::Linear* linear : models::linears(quantized)) {
     if (!linear->quant) continue;
-    const at::Tensor w = original_of.at(&linear->weight).detach().to(at::kBFloat16).to(at::kDouble);
+    at::Tensor w = original_of.at(&linear->weight).detach().to(at::kBFloat16).to(at::kDouble);
     const at::Tensor error = w.sub(linear->weight.value.detach());
+    if (linear->low_rank) w = w.add(product_of(*linear->low_rank));
     std::int64_t row = 0;
     for (const models::Part& part : linear->weight.parts) {
       const auto power = [&](const at::Tensor& t) {

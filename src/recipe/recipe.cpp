@@ -63,9 +63,10 @@ bool needs_calibration(const Recipe& r) {
 }
 
 bool quantizes_on_cpu(const Recipe& r) {
-  return r.device == "cpu" || !r.quantize.transform.empty() || r.quantize.bits > 0 ||
-         std::ranges::any_of(r.quantize.rules,
-                             [](const PolicyRule& rule) { return rule.format == "fp8"; });
+  return r.device == "cpu" || !r.quantize.transform.empty() || r.quantize.low_rank > 0 ||
+         r.quantize.bits > 0 || std::ranges::any_of(r.quantize.rules, [](const PolicyRule& rule) {
+           return rule.format == "fp8";
+         });
 }
 
 void validate(const Recipe& r) {
@@ -118,6 +119,11 @@ void validate(const Recipe& r) {
       words.empty() || std::ranges::find(words.begin() + 1, words.end(), "hadamard") == words.end(),
       "quantize.transform",
       "hadamard must come first: it takes norms' weights, and with them what was scaled before");
+  require(r.quantize.low_rank >= 0, "quantize.low_rank", "must not be negative");
+  require(r.quantize.low_rank == 0 || r.quantize.policy != "nvfp4-weight-only", "quantize.low_rank",
+          "NVFP4_SVD quantises inputs; take another quantize.policy");
+  require(r.quantize.low_rank == 0 || r.quantize.bits == 0, "quantize.low_rank, quantize.bits",
+          "cannot be both: a budget of bits knows no corrections");
   require(r.quantize.smoothing >= 0 && r.quantize.smoothing <= 1, "quantize.smoothing",
           "must be 0 to 1");
   check_precisions(r);

@@ -58,6 +58,7 @@ struct Recipe {
     std::string kv_cache = "preset";
     std::vector<std::string> transform;
     double smoothing = 0.5;
+    std::int64_t low_rank = 0;
     double bits = 0;
     std::int64_t sensitivity_tokens = 2048;
   } quantize;
@@ -147,6 +148,10 @@ void for_each_key(R& r, F&& f) {
     "the model's function as it is, before it is quantised; on a CPU");
   f("quantize.smoothing", r.quantize.smoothing, "",
     "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
+  f("quantize.low_rank", r.quantize.low_rank, "",
+    "SVDQuant: so many of the largest singular values of each NVFP4 weight become a product of two "
+    "BF16 matrices beside it, which reads unquantised inputs; 0: none. For format: modelopt "
+    "(NVFP4_SVD), which no server here loads");
   f("quantize.bits", r.quantize.bits, "",
     "mean bits of the weights that the policy quantises, 4.5 to 16: each gets NVFP4, FP8 (where "
     "inputs "

@@ -13,6 +13,7 @@
 #include "core/interrupt.h"
 #include "data/batches.h"
 #include "generate/generate.h"
+#include "quantize/low_rank.h"
 #include "recipe/benchmarks.h"
 #include "recipe/cards.h"
 #include "recipe/data_free.h"
@@ -297,9 +298,13 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   check_same_vocabulary("distill", teacher, student);
   quantize::Policy policy = policy_of(recipe);
   note_untied(untie_head_for(recipe, student.model));
-  describe(outcome, student.model, policy);
-  quantize::check_device(student.model, policy, there.device);
-  check_format(output / "checkpoint", student.source, student.model, policy, recipe.format);
+  {
+    models::Model shape = models::build(student.model.config);
+    quantize::add_low_rank(shape, policy);
+    describe(outcome, shape, policy);
+    quantize::check_device(shape, policy, there.device);
+    check_format(output / "checkpoint", student.source, shape, policy, recipe.format);
+  }
 
   if (!recipe.evaluate.tasks.empty()) check_benchmarks(benchmark_job(recipe));
   Recipe with_data = recipe;
@@ -322,6 +327,12 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   if (student.model.placement.device != there.device)
     note("quantise    on the CPU, then to the GPU");
   outcome.transforms = transform(student.model, recipe, policy, batches);
+  if (policy.low_rank > 0) {
+    quantize::split_low_rank(student.model, policy);
+    outcome.transforms.push_back(fmt::format(
+        "low rank: the {} largest singular values of each NVFP4 weight in BF16", policy.low_rank));
+    note("transform   {}", outcome.transforms.back());
+  }
   Calibration calibration = calibrate(student.model, policy, batches);
   MixedPrecision chosen = choose_precision(student.model, recipe, policy, calibration, batches);
   if (!chosen.groups.empty()) {
@@ -393,6 +404,7 @@ void plan(const Recipe& recipe) {
   const models::ModelConfig teacher =
       recipe.teacher.empty() ? student.config : config_of(recipe.teacher);
   note_untied(untie_head_for(recipe, student));
+  quantize::add_low_rank(student, policy_of(recipe));
   describe(outcome, student, policy_of(recipe));
   // Only a cache of the teacher grows with the data.
   const std::int64_t epoch_tokens =

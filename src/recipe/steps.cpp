@@ -118,6 +118,7 @@ quantize::Policy policy_of(const Recipe& recipe) {
   policy.rounding = q.rounding == "gptq" ? quantize::Rounding::gptq : quantize::Rounding::nearest;
   policy.inputs = block_scale_of(q.input_scales);
   policy.input_headroom = q.input_headroom;
+  policy.low_rank = q.low_rank;
   if (q.kv_cache != "preset") policy.fp8_cache = q.kv_cache == "fp8";
   return policy;
 }

@@ -66,6 +66,26 @@ TEST(MemoryPlan, CountsSavedInputsAsTheyAreAndPacked) {
             tokens * (2 * (others + inputs - 2 * 32) + 4 * floats));
 }
 
+TEST(MemoryPlan, CountsLowRankCorrections) {
+  const auto config = tiny_config();
+  TrainConfig train = tiny_train();
+  train.batch_sequences = 1000;
+  train.micro_sequences = 0;
+  const double tokens = 1000.0 * static_cast<double>(train.seq_len);
+  quantize::Policy corrected;
+  corrected.low_rank = 4;
+  auto without = planned(config, train, "cuda"), with = planned(config, train, "cuda", corrected);
+  // Of two layers: q (32 rows), k and v (16 each) of 32, o of 32, gate and up (48 each) of 32, down
+  // (32) of 48.
+  const double values = 2 * 4.0 * ((3 * 32 + 64) + (32 + 32) + (2 * 32 + 96) + (48 + 32));
+  EXPECT_EQ(with["student"] - without["student"], 2 * values);
+  EXPECT_EQ(with["AdamW moments"] - without["AdamW moments"], 8 * values);
+  EXPECT_EQ(with["teacher"], without["teacher"]);
+  // Each linear's input once more, and four numbers of each part between the two products.
+  EXPECT_EQ(with["activations"] - without["activations"],
+            tokens * 2 * 2 * ((32 + 32 + 32 + 48) + 4 * (3 + 1 + 2 + 1)));
+}
+
 TEST(MemoryPlan, CountsWhatHybridsSave) {
   TrainConfig train = tiny_train();
   train.batch_sequences = 1000;

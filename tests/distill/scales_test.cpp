@@ -55,6 +55,30 @@ TEST(LearnedScales, ShipTheNearestScale) {
   EXPECT_TRUE(at::equal(codes, at::tensor({0x01, 0x01, 0x7E}, at::kByte)));
 }
 
+// What a GPU does, on a CPU: 16 terms in another order.
+TEST(LearnedScales, OperatorsGiveTheSame) {
+  at::manual_seed(5);
+  for (const float global : {0x1p-9f, 3e-4f}) {
+    const at::Tensor w = 0.05 * at::randn({40, 64}), gradient = at::randn({40, 64});
+    const at::Tensor scales = at::randint(1, 0x7F, {40, 4}, at::kByte),
+                     d = step_sizes(scales, global);
+    EXPECT_TRUE(at::equal(by_operators::step_sizes(scales, global), d));
+    const at::Tensor moved = d * (1 + 0.1 * at::randn_like(d)), ours = at::empty_like(scales),
+                     theirs = at::empty_like(scales);
+    moved.view(-1)[0] = -1;
+    moved.view(-1)[1] = 1e9;
+    encode_step_sizes(moved, global, ours);
+    by_operators::encode_step_sizes(moved, global, theirs);
+    EXPECT_TRUE(at::equal(ours, theirs));
+    for (const bool half : {false, true}) {
+      const at::Tensor master = half ? w.to(at::kBFloat16) : w;
+      const at::Tensor a = step_gradient(gradient, master, scales, global),
+                       b = by_operators::step_gradient(gradient, master, scales, global);
+      EXPECT_TRUE(at::allclose(a, b, 1e-4, 1e-4 * a.abs().max().item<double>()));
+    }
+  }
+}
+
 // Small steps: a step size is a tenth of a weight.
 TrainConfig slow_train() {
   TrainConfig config = tiny_train();

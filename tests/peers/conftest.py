@@ -117,6 +117,10 @@ def deployed(folder, quantised):
                                          double_scale=tensors[f"{name}.weight_scale_2"], block_sizes={-1: 16}))
         scale = tensors.get(f"{name}.input_scale")
         if scale is not None:
+            a, b = (tensors.get(f"{name}.svdquant_lora_{which}") for which in "ab")
+            if a is not None:  # as ModelOpt's SVDQuantLinear: of the unquantised input
+                module.register_forward_pre_hook(lambda m, args: setattr(m, "plain", args[0]))
+                module.register_forward_hook(lambda m, args, y, a=a.float(), b=b.float(): y + m.plain @ a.T @ b.T)
             module.register_forward_pre_hook(lambda m, args, scale=scale: (fake_quantize(args[0], scale),))
     return model
 

@@ -45,6 +45,29 @@ def test_nvfp4_checkpoint_gives_the_logits_of_its_bytes(tiny, ids_file, tmp_path
 
 
 @torch.no_grad()
+def test_a_low_rank_correction_gives_the_logits_of_its_bytes(tiny, ids_file, tmp_path):
+    """NVFP4_SVD: the weights as ModelOpt decodes them, plus two BF16 matrices that read the unquantised input."""
+    folder, _ = tiny
+    text = ROOT / "data/tinystories/validation.txt"
+    qad("distill", folder, "-o", tmp_path / "run", "--method", "ptq", "--quantize.low_rank", 4, "--calibration.data", text,
+        "--calibration.sequences", 8, "--data.test", text, "--data.max_test_documents", 2, "--train.seq_len", 64)
+    out = tmp_path / "run/checkpoint"
+    qad("verify", out)
+    tensors = load_file(out / "model.safetensors")
+    ranks = {t.shape[0] for name, t in tensors.items() if name.endswith(".svdquant_lora_a")}
+    assert ranks == {4}
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    layers = config.get("quantized_layers", {"all": config}).values()
+    assert {"NVFP4_SVD"} <= {layer["quant_algo"] for layer in layers} <= {"NVFP4_SVD", "NVFP4"}
+    assert all(layer["lora_rank"] == 4 for layer in layers if layer["quant_algo"] == "NVFP4_SVD")
+    model = deployed(folder, out)
+    ours, theirs = logits_of(out, ids_file, tmp_path), model(ids_file[1]).logits
+    error = (ours - theirs).abs() / theirs.abs().max()  # as above
+    assert error.max() < 0.05
+    assert (error < 1e-3).float().mean() > 0.99
+
+
+@torch.no_grad()
 def test_transformed_weights_are_a_model_that_others_read(tiny, ids_file, tmp_path):
     """Scaled and rotated, then quantised: to Transformers an ordinary model, no farther from the original than without."""
     folder, model = tiny
