@@ -121,6 +121,7 @@ void Weights::update(std::int64_t step, double learning_rate, const at::Tensor& 
 
 void Weights::update_steps(const std::vector<std::size_t>& which, std::int64_t step,
                            double learning_rate, const at::Tensor& factor) {
+  if (config_.scales_rate == 0) return;  // they stay
   std::vector<ops::AdamWItem> items;
   for (const std::size_t i : which) {
     const Steps& s = steps_[i];

@@ -194,6 +194,10 @@ std::string linear_name(const Part& part) {
   return part.name.substr(0, part.name.size() - std::string_view(".weight").size());
 }
 
+bool takes_low_rank(const Linear& l) {
+  return l.layer >= 0 && !l.kind.starts_with("expert ");
+}
+
 void give_low_rank(Linear& l, std::int64_t rank) {
   LowRank& correction = l.low_rank.emplace();
   for (const Part& part : l.weight.parts) {

@@ -302,8 +302,10 @@ Model shape_of(const checkpoint::Checkpoint& c) {
   Model model = build(parse_config(c.config, c.generation_config));
   for (Linear* l : linears(model)) {
     const auto found = c.tensors.find(linear_name(l->weight.parts.front()) + ".svdquant_lora_a");
-    if (found != c.tensors.end() && found->second.shape.size() == 2)
-      give_low_rank(*l, found->second.shape[0]);
+    if (found == c.tensors.end() || !takes_low_rank(*l)) continue;
+    const auto& shape = found->second.shape;
+    if (shape.size() == 2 && shape[0] > 0 && shape[0] <= l->weight.value.size(1))
+      give_low_rank(*l, shape[0]);
   }
   return model;
 }

@@ -250,7 +250,9 @@ std::vector<const Linear*> linears(const Model& model);
 // Builds from config alone: names and shapes (values are meta tensors, without storage), for
 // inspection and planning.
 Model build(const ModelConfig& config);
-// Its parameters' names and shapes, of a correction of this rank.
+// Whether its product can be corrected: not a routed expert's, nor the head's.
+bool takes_low_rank(const Linear& l);
+// The names and shapes of a correction of this rank.
 void give_low_rank(Linear& l, std::int64_t rank);
 // Values in all parameters; a tied head's are the embedding's.
 std::int64_t parameter_count(const ModelConfig& config);

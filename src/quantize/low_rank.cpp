@@ -8,7 +8,6 @@
 #include <ATen/ops/matmul.h>
 
 #include <algorithm>
-#include <set>
 
 #include "core/error.h"
 #include "core/random.h"
@@ -38,14 +37,9 @@ at::Tensor as_bf16(const at::Tensor& t) {
 std::vector<models::Linear*> corrected(models::Model& model, const Policy& policy) {
   std::vector<models::Linear*> chosen;
   if (policy.low_rank == 0) return chosen;
-  std::set<const models::Linear*> routed;
-  for (const models::Layer& layer : model.layers)
-    if (layer.experts)
-      for (const models::Mlp& expert : layer.experts->routed)
-        routed.insert({&expert.gate_up, &expert.down});
   for (models::Linear* l : models::linears(model)) {
     const Verdict v = decide(policy, *l, static_cast<std::int64_t>(model.layers.size()));
-    if (l->layer < 0 || routed.contains(l) || !v.quantize || v.precision != ops::Precision::nvfp4)
+    if (!models::takes_low_rank(*l) || !v.quantize || v.precision != ops::Precision::nvfp4)
       continue;
     for (const models::Part& part : l->weight.parts)
       check(policy.low_rank < std::min(part.rows, l->weight.value.size(1)), kOperation,

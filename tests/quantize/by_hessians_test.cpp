@@ -351,6 +351,19 @@ TEST(ByHessians, InputsOfZerosOrNanAreErrors) {
   }
 }
 
+// Of a layer that reads 32, 64, 32 and 48 columns, in FP32.
+TEST(ByHessians, BytesAreThoseOfALayer) {
+  const models::Model model =
+      models::load(checkpoint::open(fs::path(QAD_SOURCE_DIR) / "tests/golden/models/llama"));
+  Policy policy = preset("nvfp4");
+  policy.hessian_scales = true;
+  EXPECT_EQ(hessian_bytes(model, policy), 4.0 * 16 * (2 * 32 + 64 + 48));
+  policy.rounding = Rounding::gptq;
+  EXPECT_EQ(hessian_bytes(model, policy), 4.0 * (2 * 32 * 32 + 64 * 64 + 48 * 48));
+  policy.rules.push_back({"*.down_proj", false, ""});
+  EXPECT_EQ(hessian_bytes(model, policy), 4.0 * (2 * 32 * 32 + 64 * 64));
+}
+
 TEST(ByHessians, WithoutTokensIsAnError) {
   Policy policy = preset("nvfp4-weight-only");
   policy.hessian_scales = true;

@@ -77,7 +77,7 @@ TEST_P(LowRankModels, ComputeWhatTheyDid) {
   std::size_t corrected = 0;
   for (const models::Linear* l : models::linears(model)) {
     corrected += l->low_rank.has_value();
-    EXPECT_FALSE(l->low_rank && (l->kind.starts_with("expert") || l->layer < 0)) << l->kind;
+    EXPECT_FALSE(l->low_rank && !models::takes_low_rank(*l)) << l->kind;
   }
   EXPECT_GT(corrected, 0u);
   // What BF16 takes off the factors stays in R: FP32 sums in another order.
@@ -108,6 +108,29 @@ TEST_P(LowRankModels, AreReadAsTheyWereWritten) {
 
 INSTANTIATE_TEST_SUITE_P(All, LowRankModels,
                          ::testing::Values("llama", "qwen2", "nemotron_h_experts"));
+
+// What no product would apply, or of a rank that cannot be, is no part of the model.
+TEST(LowRank, StrayCorrectionsAreProblems) {
+  auto c = source("nemotron_h_experts");
+  const auto stray = [&](const std::string& linear, std::int64_t rank) {
+    checkpoint::Checkpoint bad = source("nemotron_h_experts");
+    checkpoint::Tensor t = bad.tensors.begin()->second;
+    t.name = linear + ".svdquant_lora_a";
+    t.shape = {rank, 32};
+    bad.tensors[t.name] = t;
+    return fmt::format("{}", fmt::join(models::problems(bad), "\n"));
+  };
+  std::string expert, other;
+  const models::Model model = models::load(c);
+  for (const models::Linear* l : models::linears(model)) {
+    if (l->layer < 0) continue;
+    (models::takes_low_rank(*l) ? other : expert) = linear_name(l->weight.parts.front());
+  }
+  EXPECT_THAT(stray(expert, 4), HasSubstr("not part of a NemotronH"));
+  EXPECT_THAT(stray(other, 0), HasSubstr("not part of a NemotronH"));
+  EXPECT_THAT(stray(other, std::int64_t{1} << 62), HasSubstr("not part of a NemotronH"));
+  EXPECT_THAT(stray("lm_head", 4), HasSubstr("not part of a NemotronH"));
+}
 
 TEST(LowRank, TakesErrorAway) {
   std::vector<double> sums;
