@@ -127,15 +127,15 @@ void for_each_key(R& r, F&& f) {
   f("quantize.rules", r.quantize.rules, "",
     "further rules over HF names, later ones win: [{pattern: '*.0.mlp.*', quantize: false}, "
     "{pattern: '*.o_proj', quantize: true, format: fp8}]; format: nvfp4 or fp8 (E4M3, one scale a "
-    "matrix and one for its inputs; on a CPU)");
+    "matrix and one for its inputs; of experts on a CPU alone)");
   f("quantize.keep_first", r.quantize.keep_first, "", "first layers left in BF16");
   f("quantize.keep_last", r.quantize.keep_last, "", "last layers left in BF16");
   f("quantize.global_scale", r.quantize.global_scale, "pow2|amax",
     "power of two, exact in BF16; or ModelOpt's amax/2688, of FP8 amax/448");
   f("quantize.weight_scales", r.quantize.weight_scales, "max|mse|four_over_six|hessian",
-    "how a block of 16 weights gets its scale; hessian: least error of the results (on a CPU)");
+    "how a block of 16 weights gets its scale; hessian: least error of the results");
   f("quantize.rounding", r.quantize.rounding, "nearest|gptq",
-    "gptq: later columns make good what rounding does to the results (on a CPU)");
+    "gptq: later columns make good what rounding does to the results");
   f("quantize.input_scales", r.quantize.input_scales, "max|four_over_six",
     "the same for activations; serving kernels use max");
   f("quantize.input_headroom", r.quantize.input_headroom, "",
@@ -145,7 +145,7 @@ void for_each_key(R& r, F&& f) {
     "them; preset: as the policy's checkpoint has it (nvfp4-nano-30b-a3b: fp8, others: none)");
   f("quantize.transform", r.quantize.transform, "",
     "awq, smoothquant or hadamard, or several in their order: changes of the weights that leave "
-    "the model's function as it is, before it is quantised; on a CPU");
+    "the model's function as it is, before it is quantised; computed on the CPU");
   f("quantize.smoothing", r.quantize.smoothing, "",
     "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
   f("quantize.low_rank", r.quantize.low_rank, "",
@@ -217,7 +217,7 @@ void for_each_key(R& r, F&& f) {
   f("train.optimizer_states", r.train.optimizer_states, "fp32|bf16|int8",
     "AdamW's moments: bf16 is rounded stochastically, int8 in blocks of 256");
   f("train.learn_scales", r.train.learn_scales, "",
-    "block scales of weights are trained, too (LSQ; on a CPU)");
+    "block scales of weights are trained, too (LSQ)");
   f("train.scales_rate", r.train.scales_rate, "",
     "with learn_scales: their learning rate, times that of weights; 0: they stay what PTQ chose");
   f("train.gradients", r.train.gradients, "fp32|bf16", "on a GPU; the CPU's are fp32");
