@@ -113,14 +113,24 @@ OutFolder modelopt_folder(const OutModel& m, std::vector<std::string>&) {
     } else if (w.fp8) {
       append_fp8(folder.tensors, w, {});
     } else {
-      if (name.ends_with(kDown)) corrected.push_back(name.substr(0, name.size() - kDown.size()));
+      if (name.ends_with(kDown)) {
+        corrected.push_back(name.substr(0, name.size() - kDown.size()));
+        check(w.shape.at(0) == low_rank_of(m), "write_modelopt",
+              "{}: expected the rank of the other low-rank corrections, {}, found {}", name,
+              low_rank_of(m), w.shape.at(0));
+      }
       folder.tensors.push_back(plain_tensor(w));
     }
     for (const char* which : {".k_scale", ".v_scale"})
       if (const auto kv = m.kv_scales.find(name + which); kv != m.kv_scales.end())
         folder.tensors.push_back(scalar_tensor(kv->first, {}, {kv->second}));
   }
-  for (const std::string& linear : corrected) algos[linear] = kLowRank;
+  for (const std::string& linear : corrected) {
+    check(algos[linear] == "NVFP4", "write_modelopt",
+          "{}: a low-rank correction is for NVFP4 with quantised inputs, found {}", linear,
+          algos[linear].empty() ? "an unquantised weight" : algos[linear]);
+    algos[linear] = kLowRank;
+  }
   if (algos.empty()) return folder;
   QuantConfigs configs = quant_configs(algos, left_alone(m), m.kv_cache_algo, low_rank_of(m));
   folder.hf_quant_config = std::move(configs.hf_quant_config);

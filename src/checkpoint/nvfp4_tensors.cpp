@@ -60,9 +60,12 @@ std::optional<std::string> unsupported_algo(const Checkpoint& c, const Quantizat
   if (c.has(name + ".weight_packed")) return "compressed-tensors";
   const std::string algo = q.algo_of(name);
   if (algo.empty() || algo == "NVFP4" || algo == "W4A16_NVFP4") return std::nullopt;
-  if (algo == "NVFP4_SVD")
-    return c.has(name + ".pre_quant_scale") ? std::optional(algo + " with a pre_quant_scale")
-                                            : std::nullopt;
+  if (algo == "NVFP4_SVD") {
+    if (c.has(name + ".pre_quant_scale")) return algo + " with a pre_quant_scale";
+    for (const char* factor : {".svdquant_lora_a", ".svdquant_lora_b"})
+      if (!c.has(name + factor)) return algo + " without its " + (factor + 1);
+    return std::nullopt;
+  }
   return algo;
 }
 

@@ -61,6 +61,11 @@ int against(const Options& o) {
   const checkpoint::Checkpoint quantised = checkpoint::open(o.model);
   const checkpoint::Checkpoint original = checkpoint::open(*o.against);
   report::Run run;
+  for (const auto& [name, t] : quantised.tensors)
+    check(!name.ends_with(".svdquant_lora_a"), "inspect",
+          "{}: {} has low-rank corrections, which its weights' errors would leave out; the report "
+          "of the run that made it has them",
+          o.model, name);
   run.title = "Error of " + quantised.path.filename().string();
   run.model = fmt::format("{} against {}", o.model, *o.against);
   bool differ = false;
@@ -121,7 +126,7 @@ Json describe(const checkpoint::Checkpoint& c, const models::ModelConfig& config
   j["path"] = c.path.string();
   j["format"] = c.format;
   j["architecture"] = config.architecture;
-  j["parameters"] = models::parameter_count(config);
+  j["parameters"] = models::parameter_count(models::shape_of(c));
   j["bytes"] = bytes;
   j["layers"] = config.layers.size();
   j["layer_kinds"] = layer_kinds(config);

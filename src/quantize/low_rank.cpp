@@ -16,8 +16,8 @@ namespace qad::quantize {
 namespace {
 
 constexpr std::string_view kOperation = "low_rank";
-// Beyond the rank, and how often: errors fall with the ratio of singular values inside and outside
-// to the power of twice the passes.
+// Directions beyond the rank, and passes of the iteration: errors fall with the ratio of singular
+// values inside and outside to the power of twice the passes.
 constexpr std::int64_t kMore = 16;
 constexpr int kPasses = 8;
 

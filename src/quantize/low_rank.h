@@ -1,4 +1,4 @@
-// What is hardest to round of each weight kept in BF16 beside it (SVDQuant, Li et al., arXiv
+// What is hardest to round of each weight, kept in BF16 beside it (SVDQuant, Li et al., arXiv
 // 2411.05007): W = R + up down with the few largest singular values in the product, R in NVFP4; the
 // product reads the unquantised input (models::LowRank).
 #pragma once
@@ -18,7 +18,7 @@ void split_low_rank(models::Model& model, const Policy& policy);
 
 // The largest `rank` singular values of w, FP32 [rows, cols], as up [rows, rank] and down [rank,
 // cols], each with their square roots, rounded to BF16: by subspace iteration (Halko et al., arXiv
-// 0909.4061), which repeats to the bit.
+// 0909.4061), which repeats to the bit with as many threads.
 struct Factors {
   at::Tensor up, down;
 };
