@@ -82,10 +82,7 @@ void add_quantize(CLI::App& app) {
   command.run([o] {
     apply(o->compute);
     const recipe::Recipe r = recipe_of(*o);
-    const bool elsewhere = r.device != "cpu" && recipe::quantizes_on_cpu(r);
-    if (elsewhere) note("quantise    on the CPU, where FP8 is computed");
-    const models::Placement placement =
-        models::decoding_placement_of(elsewhere ? "cpu" : o->compute.device);
+    const models::Placement placement = models::decoding_placement_of(o->compute.device);
     checkpoint::check_writable_target(o->output, o->model);
     recipe::LoadedModel opened = recipe::open_model(o->model, placement);
     check(!opened.quantized(), "quantize",

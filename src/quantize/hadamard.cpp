@@ -119,21 +119,23 @@ bool untie_head(models::Model& model) {
 
 void rotate(models::Model& model, std::uint64_t seed) {
   const at::NoGradGuard no_grad;
-  check(model.placement.device.is_cpu(), kOperation, "hadamard: expected a model on a CPU");
+  check(model.placement.type == at::kFloat, kOperation, "hadamard: expected a model in FP32");
   check(model.head.has_value(), kOperation,
         "hadamard: the head is the embedding, and only one of them is scaled by the final norm; "
         "expected a head of its own");
   for (const Linear* l : models::linears(model))
     check(!l->quant, kOperation, "{}: expected an unquantised weight, found an NVFP4 one",
           linear_name(l->weight.parts.front()));
-  const at::Tensor q = hadamard(model.config.hidden, seed);
+  const at::Device device = model.placement.device;
+  const at::Tensor q = hadamard(model.config.hidden, seed).to(device);
   turn_columns(model.embedding.value, q);
   for (models::Layer& layer : model.layers) {
     const Stream stream = stream_of(layer);
     for (const Parameter* reader : stream.readers) turn_columns(reader->value, q);
     for (const Linear* writer : stream.writers) turn_outputs(*writer, q);
     if (layer.attention)
-      turn_values(*layer.attention, hadamard(layer.attention->config.head_dim, seed + 1));
+      turn_values(*layer.attention,
+                  hadamard(layer.attention->config.head_dim, seed + 1).to(device));
   }
   absorb(model.final_norm, {&model.head->weight});
   turn_columns(model.head->weight.value, q);

@@ -54,7 +54,8 @@ std::vector<models::Linear*> corrected(models::Model& model, const Policy& polic
 
 Factors largest_factors(const at::Tensor& w, std::int64_t rank) {
   const std::int64_t k = std::min({rank + kMore, w.size(0), w.size(1)});
-  at::Tensor basis = std::get<0>(at::linalg_qr(at::matmul(w, random_matrix(w.size(1), k))));
+  at::Tensor basis =
+      std::get<0>(at::linalg_qr(at::matmul(w, random_matrix(w.size(1), k).to(w.device()))));
   for (int pass = 0; pass < kPasses; ++pass) {
     const at::Tensor back = std::get<0>(at::linalg_qr(at::matmul(w.t(), basis)));
     basis = std::get<0>(at::linalg_qr(at::matmul(w, back)));
@@ -71,15 +72,15 @@ void add_low_rank(models::Model& model, const Policy& policy) {
 
 void split_low_rank(models::Model& model, const Policy& policy) {
   const at::NoGradGuard no_grad;
-  check(policy.low_rank == 0 || model.placement.device.is_cpu(), kOperation,
-        "expected a model on a CPU");
+  check(policy.low_rank == 0 || model.placement.type == at::kFloat, kOperation,
+        "expected a model in FP32");
   for (models::Linear* l : corrected(model, policy)) {
     check(l->quant == nullptr && !l->weight.packed, kOperation,
           "{}: expected an unquantised weight", linear_name(l->weight.parts.front()));
     models::give_low_rank(*l, policy.low_rank);
     at::Tensor &up = l->low_rank->up.value, &down = l->low_rank->down.value;
-    up = at::empty(up.sizes(), at::kFloat);
-    down = at::empty(down.sizes(), at::kFloat);
+    up = at::empty(up.sizes(), l->weight.value.options());
+    down = at::empty(down.sizes(), l->weight.value.options());
     // Where calibration and teacher may share values, theirs stay.
     l->weight.value = l->weight.value.clone();
     std::int64_t row = 0, at = 0;

@@ -12,7 +12,7 @@ namespace qad::quantize {
 // policy.low_rank: shapes without values, for planning and models::build(). Nothing for rank 0.
 // Throws Error for a matrix that is no larger than the rank.
 void add_low_rank(models::Model& model, const Policy& policy);
-// The same of an unquantised model in memory on a CPU, with values: R takes the weights' place, and
+// The same of an unquantised model in memory in FP32, with values: R takes the weights' place, and
 // the model computes what it did but for the BF16 of the correction.
 void split_low_rank(models::Model& model, const Policy& policy);
 

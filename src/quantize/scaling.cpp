@@ -65,9 +65,10 @@ class Outputs {
       const at::Tensor weight = r.linear->weight.value.mul(columns);
       at::Tensor value = at::empty_like(weight);
       if (r.fp8)
-        ops::ship_fp8_(weight, value, at::zeros({}), policy_.global);
+        ops::ship_fp8_(weight, value, at::zeros({}, weight.options()), policy_.global);
       else
-        ops::ship_(weight, value, at::zeros({}), {}, policy_.weights, policy_.global);
+        ops::ship_(weight, value, at::zeros({}, weight.options()), {}, policy_.weights,
+                   policy_.global);
       const at::Tensor made = ops::linear(input(r, columns), value);
       sum += made.sub(r.made).square().sum(at::kDouble).item<double>();
     }
@@ -86,7 +87,7 @@ class Outputs {
     if (!policy_.activations) return x;
     const auto amax = r.largest.div(columns).max().item<double>() * policy_.input_headroom;
     if (amax == 0) return x;
-    const at::Tensor clipped = at::zeros({}, at::kLong);
+    const at::Tensor clipped = at::zeros({}, x.options().dtype(at::kLong));
     if (r.fp8)
       return ops::fake_quantize_fp8(x, ops::fp8_scale(static_cast<float>(amax), policy_.global),
                                     clipped);
@@ -145,7 +146,7 @@ std::vector<SiteScales> scale_channels(models::Model& model, const Policy& polic
                                        double smoothing, const std::vector<models::Tokens>& batches,
                                        const std::function<void(std::size_t done)>& progress) {
   const at::NoGradGuard no_grad;
-  check(model.placement.device.is_cpu(), kOperation, "expected a model on a CPU");
+  check(model.placement.type == at::kFloat, kOperation, "expected a model in FP32");
   check(!batches.empty(), kOperation, "expected calibration data, found none");
   check(smoothing >= 0 && smoothing <= 1, kOperation, "smoothing: expected 0 to 1, found {}",
         smoothing);

@@ -82,7 +82,8 @@ std::vector<Site> sites(models::Layer& layer) {
 
 void scale(const Site& site, const at::Tensor& s) {
   const at::NoGradGuard no_grad;
-  check(site.maker->value.is_cpu(), kOperation, "{}: expected a model on a CPU", site.name);
+  check(site.maker->value.scalar_type() == at::kFloat, kOperation, "{}: expected a model in FP32",
+        site.name);
   for (const Linear* reader : site.readers)
     check(!reader->quant, kOperation, "{}: expected an unquantised weight, found an NVFP4 one",
           linear_name(reader->weight.parts.front()));

@@ -1,6 +1,6 @@
 // Changes of an unquantised model that leave its function as it is and make it easier to quantise,
-// folded into its own weights: whoever computes the result needs to know nothing. On a CPU, whose
-// values are FP32: BF16 would round what was folded.
+// folded into its own weights: whoever computes the result needs to know nothing. Of models in
+// FP32: BF16 would round what was folded.
 //
 // What can be scaled, channel by channel, is a site: what makes the channels is divided by s, the
 // columns that read them are multiplied by it. What can be rotated is the residual stream, from the
@@ -39,7 +39,7 @@ struct Site {
 // in, experts with their router), v -> o, up -> down, Mamba's norm -> out.
 std::vector<Site> sites(models::Layer& layer);
 // Multiplies what readers see of each channel by s, FP32 [channels], positive: the model computes
-// the same. Throws Error for a linear that is quantised, and off the CPU.
+// the same. Throws Error for a linear that is quantised, and for values not in FP32.
 void scale(const Site& site, const at::Tensor& s);
 
 enum class ScaleRule {
@@ -72,7 +72,7 @@ bool untie_head(models::Model& model);
 at::Tensor hadamard(std::int64_t n, std::uint64_t seed);
 // Rotates the residual stream, and the values of each attention head. Norms' weights go into the
 // columns that read them, and are 1 afterwards. Throws Error for a tied head (untie_head), a linear
-// that is quantised, and off the CPU.
+// that is quantised, and for values not in FP32.
 void rotate(models::Model& model, std::uint64_t seed);
 
 }  // namespace qad::quantize

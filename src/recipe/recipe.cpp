@@ -62,11 +62,9 @@ bool needs_calibration(const Recipe& r) {
                              [](const std::string& word) { return word != "hadamard"; });
 }
 
-bool quantizes_on_cpu(const Recipe& r) {
+bool quantizes_in_fp32(const Recipe& r) {
   return r.device == "cpu" || !r.quantize.transform.empty() || r.quantize.low_rank > 0 ||
-         r.quantize.bits > 0 || std::ranges::any_of(r.quantize.rules, [](const PolicyRule& rule) {
-           return rule.format == "fp8";
-         });
+         r.quantize.bits > 0;
 }
 
 void validate(const Recipe& r) {

@@ -145,7 +145,7 @@ void for_each_key(R& r, F&& f) {
     "them; preset: as the policy's checkpoint has it (nvfp4-nano-30b-a3b: fp8, others: none)");
   f("quantize.transform", r.quantize.transform, "",
     "awq, smoothquant or hadamard, or several in their order: changes of the weights that leave "
-    "the model's function as it is, before it is quantised; computed on the CPU");
+    "the model's function as it is, before it is quantised");
   f("quantize.smoothing", r.quantize.smoothing, "",
     "of smoothquant, 0 to 1: how much of the inputs' range goes into weights");
   f("quantize.low_rank", r.quantize.low_rank, "",
@@ -262,9 +262,9 @@ bool is_data_free(const Recipe& recipe);
 bool format_has_fp8(const Recipe& recipe);
 // Throws Error for rules that ask for FP8 where the format has none.
 void check_precisions(const Recipe& recipe);
-// Whether the student is quantised on a CPU and only then goes to the device: what transformations
-// and FP8 need is there alone.
-bool quantizes_on_cpu(const Recipe& recipe);
+// Whether the student is in FP32 until it is quantised, on a GPU too: BF16 would round what
+// transformations and corrections leave, and hide small sensitivities.
+bool quantizes_in_fp32(const Recipe& recipe);
 // Whether anything before training reads data.
 bool needs_calibration(const Recipe& recipe);
 // What is missing or contradictory before anything is loaded: one Error naming the key.

@@ -281,10 +281,10 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
 
   const models::Placement placement = models::placement_of(recipe.device);
   const double room = placement.device.is_cpu() ? 0 : models::memory_of(placement.device).free;
-  // Where the student will be trained and measured; until it is quantised it may be elsewhere.
-  models::Placement there = placement;
-  const bool on_cpu = quantizes_on_cpu(recipe);
-  LoadedModel student = load_model(recipe.model, on_cpu ? models::Placement() : placement);
+  // As the student will be trained and measured, and as it is until it is quantised.
+  models::Placement there = placement, before = placement;
+  if (quantizes_in_fp32(recipe)) before.type = at::kFloat;
+  LoadedModel student = load_model(recipe.model, before);
   check(
       !student.quantized(), "distill",
       "{}: is already quantised; distil from the BF16 checkpoint, or from its values (qad convert "
@@ -324,8 +324,6 @@ Outcome run(const Recipe& recipe, const RunOptions& options) {
   if (!add_benchmarks(outcome, "BF16", teacher.model, student.tokenizer)) return outcome;
 
   const auto batches = calibration_batches(with_data, student.tokenizer);
-  if (student.model.placement.device != there.device)
-    note("quantise    on the CPU, then to the GPU");
   outcome.transforms = transform(student.model, recipe, policy, batches);
   if (policy.low_rank > 0) {
     quantize::split_low_rank(student.model, policy);

@@ -150,12 +150,12 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
   r = good;
   r.quantize.bits = 5;
   EXPECT_EQ(said(r), "");
-  EXPECT_TRUE(quantizes_on_cpu(r));
+  EXPECT_TRUE(quantizes_in_fp32(r));
   r.device = "cuda";
   EXPECT_EQ(said(r), "");
-  EXPECT_TRUE(quantizes_on_cpu(r));
+  EXPECT_TRUE(quantizes_in_fp32(r));
   r.quantize.bits = 0;
-  EXPECT_FALSE(quantizes_on_cpu(r));
+  EXPECT_FALSE(quantizes_in_fp32(r));
   r = good;
   r.train.micro_sequences = 3;
   EXPECT_THAT(said(r), HasSubstr("divide"));
@@ -177,7 +177,7 @@ TEST(Recipe, ValidationNamesTheMissingKey) {
     EXPECT_EQ(said(r), "");
     r.device = "cuda";
     EXPECT_EQ(said(r), "");
-    EXPECT_FALSE(quantizes_on_cpu(r));
+    EXPECT_FALSE(quantizes_in_fp32(r));
     r.device = "cpu";
     r.method = "ptq";
     r.data.train.clear();
